@@ -1,0 +1,5 @@
+//! Containers of images.
+
+/// Why an image target failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {}

@@ -1,0 +1,233 @@
+//! The typed configuration.
+//!
+//! [`Config`] is what the rest of the gateway sees: defaults filled in, paths absolute, names
+//! parsed, each node's options merged with the defaults. Only [`file`] knows TOML.
+
+pub mod file;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use crate::names::{AccountName, ImageLabel, Login, NodeName};
+
+/// Everything the configuration file says.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[server]`
+    pub server: Server,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[auth]`
+    pub auth: Auth,
+    /// `[accounts.*]`
+    pub accounts: BTreeMap<AccountName, Account>,
+    /// `[walt]`, if present.
+    pub walt: Option<Walt>,
+    /// `[node_defaults]`
+    pub node_defaults: NodeOptions,
+    /// `[nodes.*]`
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// `[engine]`
+    pub engine: Engine,
+    /// `[image_defaults]`
+    pub image_defaults: ImageDefaults,
+    /// `[images.*]`: alias to image reference, as any container engine reads it.
+    pub images: BTreeMap<ImageLabel, String>,
+}
+
+/// `[server]`
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Addresses to listen on. Port 0 takes any free port.
+    pub listen: Vec<SocketAddr>,
+    /// Host key files, created when missing.
+    pub host_keys: Vec<PathBuf>,
+    /// Where the gateway keeps what must survive it.
+    pub state_dir: PathBuf,
+    /// The username of the gateway itself.
+    pub lobby: NodeName,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// From TCP accept to authenticated.
+    pub login_grace: Duration,
+    /// Unauthenticated connections, in all.
+    pub max_startups: usize,
+    /// Unauthenticated connections from one address.
+    pub max_startups_per_source: usize,
+    /// Refused attempts before the connection is closed.
+    pub max_auth_attempts: usize,
+    /// Session channels open at once on one connection.
+    pub max_sessions_per_connection: usize,
+    /// Containers an account may have at once.
+    pub max_containers_per_account: usize,
+    /// Cut sessions without traffic after this; `None`: never.
+    pub idle: Option<Duration>,
+    /// Bytes of one channel that may wait on disk for a receiver that does not read.
+    pub spool_bytes: u64,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone)]
+pub struct Auth {
+    /// `NAME.pub` files in authorized_keys format.
+    pub accounts_dir: Option<PathBuf>,
+    /// Certification authorities of OpenSSH user certificates, one public key a line.
+    pub trusted_user_ca: Option<PathBuf>,
+    /// Networks from which no credentials are asked.
+    pub open_networks: Vec<IpNetwork>,
+    /// The account of a client of an open network that names none.
+    pub guest: AccountName,
+}
+
+/// `[accounts.NAME]`
+#[derive(Debug, Clone, Default)]
+pub struct Account {
+    /// argon2id hash in PHC string format.
+    pub password: Option<PasswordHash>,
+    /// Target patterns with `*` and `?`; empty never occurs, the default is `*`.
+    pub allow: Vec<String>,
+}
+
+/// A PHC string. Prints nothing of itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(String);
+
+impl PasswordHash {
+    /// Wraps a PHC string that was checked by the caller.
+    pub fn new(phc: String) -> Self {
+        Self(phc)
+    }
+
+    /// The PHC string, for verifying.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(..)")
+    }
+}
+
+/// `[walt]`
+#[derive(Debug, Clone)]
+pub struct Walt {
+    /// Base of the web API, without a trailing slash; plain HTTP.
+    pub api: String,
+    /// How often the lists are read again.
+    pub refresh: Duration,
+}
+
+/// How a node's host key is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostKeyPolicy {
+    /// Only recorded keys.
+    Strict,
+    /// An unknown key is recorded at first sight; a changed one is refused.
+    AcceptNew,
+    /// Any key. For throw-away set-ups.
+    Off,
+}
+
+/// `[node_defaults]`, and the same keys in `[nodes.*]`.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Addresses outside are refused, whoever names them.
+    pub networks: Vec<IpNetwork>,
+    /// The private key that nodes authorise.
+    pub identity: PathBuf,
+    /// OpenSSH known_hosts file.
+    pub known_hosts: PathBuf,
+    /// The name to look up in `known_hosts` instead of the address.
+    pub host_key_alias: Option<String>,
+    /// How a host key is judged.
+    pub host_key_policy: HostKeyPolicy,
+    /// Bound on TCP connect, and again on handshake with authentication.
+    pub connect: Duration,
+    /// How long to wait for a node that is booting; zero: not at all.
+    pub boot_wait: Duration,
+    /// `<root>/<mac>/persist` is the node's /persist.
+    pub persist_root: PathBuf,
+}
+
+/// How a node keeps its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BootMode {
+    /// RAM overlay over the network image: changes are lost at reboot.
+    #[default]
+    Network,
+    /// As `Network`, with a local copy of the image.
+    HybridVolatile,
+    /// Changes persist.
+    HybridPersistent,
+}
+
+/// `[nodes.NAME]`: a static node or device.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Where its SSH server listens.
+    pub address: SocketAddr,
+    /// The login when the username names none.
+    pub login: Login,
+    /// MAC address, lower case with colons.
+    pub mac: Option<String>,
+    /// Overrides `persist_root`.
+    pub persist: Option<PathBuf>,
+    /// Decides about the caution line.
+    pub boot_mode: BootMode,
+    /// Its own keys over `[node_defaults]`.
+    pub options: NodeOptions,
+}
+
+/// Which engine runs containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineKind {
+    /// The first that answers: WalT's podman socket, Docker's, Podman's.
+    Auto,
+    /// The Docker API at `socket`, Docker's or Podman's.
+    Docker,
+}
+
+/// `[engine]`
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// Which.
+    pub kind: EngineKind,
+    /// Path of the socket (`unix://` removed); `None`: the usual places.
+    pub socket: Option<PathBuf>,
+}
+
+/// What happens to a container after a command or transfer that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCommandSuccess {
+    /// Save it if it changed anything.
+    Save,
+    /// Throw it away.
+    Discard,
+}
+
+/// `[image_defaults]`
+#[derive(Debug, Clone)]
+pub struct ImageDefaults {
+    /// The container's host name.
+    pub hostname: String,
+    /// Bytes of memory; `None`: no limit.
+    pub memory: Option<u64>,
+    /// Processes; `None`: no limit.
+    pub pids: Option<u64>,
+    /// Whether containers have a network.
+    pub network: bool,
+    /// How long an unsaved container is kept.
+    pub keep_unsaved: Duration,
+    /// What happens after a command that succeeded.
+    pub on_command_success: OnCommandSuccess,
+}

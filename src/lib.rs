@@ -1,0 +1,22 @@
+//! waltgate: one SSH server in front of a WalT testbed.
+//!
+//! # The life of a connection
+//!
+//! The modules are listed in the order in which a connection meets them; dependencies point down
+//! this list only, and siblings share plain types.
+//!
+//! 1. [`gateway`] puts the parts together from a [`config::Config`].
+//! 2. [`listener`] accepts TCP connections, within limits, and drains them at shutdown.
+//! 3. [`server`] speaks SSH with the client.
+//! 4. [`auth`] turns credentials into an [`auth::Identity`].
+//! 5. [`target`] turns the username into a [`target::Target`].
+//! 6. [`inventory`] knows which nodes and images there are.
+//! 7. [`backend`] opens what was asked for: a node, or a container of an image.
+//! 8. [`relay`] carries bytes between the client's channel and the backend's session.
+
+pub mod auth;
+pub mod backend;
+pub mod config;
+pub mod inventory;
+pub mod names;
+pub mod target;
