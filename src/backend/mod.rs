@@ -6,8 +6,8 @@
 //!
 //! All types here are plain: nothing of russh or of a container engine crosses this boundary.
 
-pub mod conformance;
 pub mod image;
+pub mod lobby;
 pub mod node;
 
 use std::fmt;
@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use crate::auth::Identity;
 use crate::names::{AccountName, NodeName};
+use crate::target::Target;
 
 /// A pseudo-terminal's size, RFC 4254 section 6.2. Zero pixels mean "not known".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -239,7 +240,13 @@ pub trait Console: Send {
     fn discard_input(&mut self);
 }
 
-/// Opens targets of one kind.
+/// Opens targets.
+pub trait Backend: Send + Sync {
+    /// Prepares a target for one client connection. Does no I/O.
+    fn attach(&self, caller: Caller, target: &Target) -> Result<Arc<dyn Attachment>, BackendError>;
+}
+
+/// A target, held for one client connection.
 #[async_trait]
 pub trait Attachment: Send + Sync {
     /// Starts a session. May wait (a node booting) while it keeps the client informed.
@@ -271,7 +278,12 @@ pub enum NodeFailure {
     /// The SSH handshake failed.
     Handshake(String),
     /// The node does not accept the gateway's key.
-    KeyRefused,
+    KeyRefused {
+        /// The login that was tried.
+        login: String,
+        /// The gateway's private key file.
+        identity: String,
+    },
     /// The gateway has no host key for it and the policy is strict.
     HostKeyUnknown {
         /// Where the key should be recorded.
@@ -290,6 +302,8 @@ pub enum NodeFailure {
     RequestRefused(String),
     /// The gateway's own key file cannot be used.
     Identity(String),
+    /// An established connection ended during a session.
+    ConnectionLost,
 }
 
 /// Why a target could not be opened or a session not finished. Each variant names the object;

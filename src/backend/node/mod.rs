@@ -1,1 +1,190 @@
-//! To be written.
+//! Nodes and devices, over a jump connection of the gateway's own: the only home of
+//! `russh::client`.
+//!
+//! A client connection has one connection to its node, opened with its first session and shared by
+//! all of them; another is opened when the node takes no more sessions on the first.
+
+mod boot_wait;
+mod host_key;
+mod session;
+mod upstream;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use tracing::debug;
+
+use self::upstream::{ConnectError, Upstream};
+use super::{
+    Attachment, BackendError, BackendSession, Console, NodeFailure, SessionEnd, SessionRequest,
+};
+use crate::config::{BootMode, NodeOptions};
+use crate::inventory::{Inventories, NodeRecord};
+use crate::names::{Login, NodeName};
+
+/// WalT's own wording.
+const CAUTION: &str = "Caution: changes outside /persist will be lost on next node reboot.";
+
+/// Opens nodes.
+pub struct NodeBackend {
+    inventory: Arc<Inventories>,
+    accepted_host_keys: PathBuf,
+}
+
+impl NodeBackend {
+    /// `accepted_host_keys` is the file in which the policy `accept-new` records keys.
+    pub fn new(inventory: Arc<Inventories>, accepted_host_keys: PathBuf) -> Self {
+        Self {
+            inventory,
+            accepted_host_keys,
+        }
+    }
+
+    /// A node, for one client connection. Looked up at each session.
+    pub fn attach(self: &Arc<Self>, name: NodeName, login: Option<Login>) -> Arc<dyn Attachment> {
+        Arc::new(NodeAttachment {
+            backend: self.clone(),
+            name,
+            login,
+            upstreams: Mutex::new(Vec::new()),
+        })
+    }
+}
+
+/// Whether a key file can be used to log in to nodes, for `waltgate check`. Blocks on the disk.
+///
+/// # Errors
+/// Why not, in one line.
+pub fn check_identity(options: &NodeOptions) -> Result<(), String> {
+    match upstream::read_identity(&options.identity) {
+        Ok(_) => Ok(()),
+        Err(NodeFailure::Identity(reason)) => Err(reason),
+        Err(other) => Err(format!("{other:?}")),
+    }
+}
+
+struct NodeAttachment {
+    backend: Arc<NodeBackend>,
+    name: NodeName,
+    login: Option<Login>,
+    /// Those of this client connection only: nothing of one user's may reach another.
+    upstreams: Mutex<Vec<Arc<Upstream>>>,
+}
+
+impl NodeAttachment {
+    fn failed(&self, failure: NodeFailure) -> BackendError {
+        BackendError::Node {
+            name: self.name.clone(),
+            failure,
+        }
+    }
+
+    fn look_up(&self) -> Result<NodeRecord, BackendError> {
+        let node = self.backend.inventory.node(&self.name).map_err(|unknown| {
+            BackendError::UnknownNode {
+                name: self.name.clone(),
+                similar: unknown.similar,
+                stale: unknown.stale,
+            }
+        })?;
+        if !allowed(&node) {
+            let address = node.address.ip();
+            return Err(BackendError::AddressRefused {
+                name: node.name,
+                address,
+            });
+        }
+        Ok(node)
+    }
+
+    /// A fresh session channel, on a connection that is there already or on a new one.
+    async fn open_channel(
+        &self,
+        node: &NodeRecord,
+        console: &mut dyn Console,
+    ) -> Result<russh::Channel<russh::client::Msg>, BackendError> {
+        let bound = node.options.connect;
+        // Sessions that start together wait here for the one connection they will share.
+        let mut upstreams = self.upstreams.lock().await;
+        upstreams.retain(|upstream| !upstream.is_closed());
+        for upstream in upstreams.iter().rev() {
+            match upstream.open_session(bound).await {
+                Ok(channel) => return Ok(channel),
+                Err(failure) => debug!(?failure, "opening another connection to the node"),
+            }
+        }
+        let login = self.login.as_ref().unwrap_or(&node.login);
+        let upstream = boot_wait::connect(
+            node.clone(),
+            login,
+            &self.backend.inventory,
+            &self.backend.accepted_host_keys,
+            console,
+        )
+        .await?;
+        let channel = upstream
+            .open_session(bound)
+            .await
+            .map_err(|failure| self.failed(failure))?;
+        upstreams.push(Arc::new(upstream));
+        Ok(channel)
+    }
+}
+
+#[async_trait]
+impl Attachment for NodeAttachment {
+    async fn start(
+        &self,
+        request: &SessionRequest,
+        console: &mut dyn Console,
+    ) -> Result<BackendSession, BackendError> {
+        let node = self.look_up()?;
+        let channel = self.open_channel(&node, console).await?;
+        let session = session::start(channel, request, node.options.connect)
+            .await
+            .map_err(|failure| self.failed(failure))?;
+        if request.is_interactive() && node.boot_mode != BootMode::HybridPersistent {
+            console.say(CAUTION).await;
+        }
+        Ok(session)
+    }
+
+    async fn finish(
+        &self,
+        _request: &SessionRequest,
+        end: &SessionEnd,
+        _console: &mut dyn Console,
+    ) -> Result<(), BackendError> {
+        match end {
+            SessionEnd::BackendLost => Err(self.failed(NodeFailure::ConnectionLost)),
+            SessionEnd::Exited(_) | SessionEnd::ClientGone => Ok(()),
+        }
+    }
+
+    async fn close(&self) {
+        for upstream in self.upstreams.lock().await.drain(..) {
+            upstream.disconnect().await;
+        }
+    }
+}
+
+fn allowed(node: &NodeRecord) -> bool {
+    node.options
+        .networks
+        .iter()
+        .any(|network| network.contains(node.address.ip()))
+}
+
+/// Addresses may change while a node boots, so each attempt checks again.
+fn check_address(node: &NodeRecord) -> Result<(), ConnectError> {
+    if allowed(node) {
+        return Ok(());
+    }
+    let address = node.address.ip();
+    Err(ConnectError {
+        failure: NodeFailure::Unreachable(format!("{address} is outside the allowed networks")),
+        may_be_booting: false,
+    })
+}

@@ -1,0 +1,279 @@
+//! A connection to a node: TCP, SSH handshake, host key, authentication.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use russh::client::{Config, Handle};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
+use russh::{Channel, Disconnect};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
+
+use super::host_key::HostKeys;
+use crate::backend::NodeFailure;
+use crate::inventory::NodeRecord;
+use crate::names::Login;
+use crate::ssh::algorithms;
+use crate::ssh::stream::CancellableStream;
+
+/// As WalT's own ServerAliveInterval: a node that loses power is noticed within 20 s.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Unanswered keepalives before the node counts as gone.
+const KEEPALIVES: usize = 3;
+/// Window of a channel from the node, in bytes.
+const WINDOW: u32 = 2 * 1024 * 1024;
+/// Packets of a channel that russh may queue before the channel's reader takes them.
+const CHANNEL_BUFFER: usize = 64;
+
+/// Why a node could not be connected to, and whether waiting may help.
+#[derive(Debug)]
+pub(super) struct ConnectError {
+    pub(super) failure: NodeFailure,
+    /// It looks like a node that is booting: nothing listens yet, or it hangs up at once.
+    pub(super) may_be_booting: bool,
+}
+
+/// An authenticated connection to a node.
+pub(super) struct Upstream {
+    handle: Handle<NodeHandler>,
+    _end_with_us: DropGuard,
+}
+
+impl Upstream {
+    /// Connects and authenticates. `accepted` is the file of host keys seen first. TCP and SSH
+    /// are each bounded by the node's `connect_seconds`.
+    pub(super) async fn connect(
+        node: &NodeRecord,
+        login: &Login,
+        accepted: &Path,
+    ) -> Result<Self, ConnectError> {
+        let (host_keys, identity) = read_files(node, accepted).await.map_err(final_failure)?;
+        let bound = node.options.connect;
+        let stream = match timeout(bound, TcpStream::connect(node.address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(booting(NodeFailure::Unreachable(reason(&error)))),
+            Err(_) => return Err(booting(NodeFailure::Unreachable(no_answer(bound)))),
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "cannot switch off Nagle's algorithm");
+        }
+        let end = CancellationToken::new();
+        let end_with_us = end.clone().drop_guard();
+        let stream = CancellableStream::new(stream, &end);
+        let opening = handshake(stream, host_keys, identity, node, login);
+        let handle = match timeout(bound, opening).await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(booting(NodeFailure::Handshake(no_answer(bound)))),
+        };
+        Ok(Self {
+            handle,
+            _end_with_us: end_with_us,
+        })
+    }
+
+    /// Whether the connection has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.handle.is_closed()
+    }
+
+    /// Opens a session channel. Bounded by `bound`.
+    pub(super) async fn open_session(
+        &self,
+        bound: Duration,
+    ) -> Result<Channel<russh::client::Msg>, NodeFailure> {
+        match timeout(bound, self.handle.channel_open_session()).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(russh::Error::ChannelOpenFailure(refusal))) => Err(NodeFailure::RequestRefused(
+                format!("a session channel ({refusal:?})"),
+            )),
+            Ok(Err(_)) => Err(NodeFailure::ConnectionLost),
+            Err(_) => Err(NodeFailure::RequestRefused(format!(
+                "a session channel ({})",
+                no_answer(bound)
+            ))),
+        }
+    }
+
+    /// Says goodbye; the node may be gone already.
+    pub(super) async fn disconnect(&self) {
+        let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "");
+        if timeout(Duration::from_secs(1), goodbye).await.is_err() {
+            debug!("a node did not take the disconnect message in time");
+        }
+    }
+}
+
+async fn read_files(
+    node: &NodeRecord,
+    accepted: &Path,
+) -> Result<(HostKeys, Arc<PrivateKey>), NodeFailure> {
+    let node = node.clone();
+    let accepted = accepted.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let host_keys = HostKeys::read(&node, &accepted)?;
+        Ok((host_keys, read_identity(&node.options.identity)?))
+    })
+    .await
+    .map_err(|error| NodeFailure::Identity(error.to_string()))?
+}
+
+/// Reads a private key. Blocks on the disk.
+pub(super) fn read_identity(file: &PathBuf) -> Result<Arc<PrivateKey>, NodeFailure> {
+    match russh::keys::load_secret_key(file, None) {
+        Ok(key) => Ok(Arc::new(key)),
+        Err(error) => Err(NodeFailure::Identity(format!(
+            "{}: {error}",
+            file.display()
+        ))),
+    }
+}
+
+async fn handshake(
+    stream: CancellableStream,
+    host_keys: HostKeys,
+    identity: Arc<PrivateKey>,
+    node: &NodeRecord,
+    login: &Login,
+) -> Result<Handle<NodeHandler>, ConnectError> {
+    let mut preferred = algorithms::preferred();
+    preferred.key = Cow::Owned(host_keys.preferred_algorithms(&preferred.key));
+    let config = Arc::new(Config {
+        client_id: algorithms::identification(),
+        preferred,
+        window_size: WINDOW,
+        channel_buffer_size: CHANNEL_BUFFER,
+        keepalive_interval: Some(KEEPALIVE),
+        keepalive_max: KEEPALIVES,
+        nodelay: true,
+        ..Config::default()
+    });
+    let verdict = Verdict::default();
+    let handler = NodeHandler {
+        host_keys: Arc::new(host_keys),
+        verdict: verdict.clone(),
+    };
+    let connected = russh::client::connect_stream(config, stream, handler).await;
+    let mut handle = match connected {
+        Ok(handle) => handle,
+        Err(error) => {
+            return Err(match verdict.take() {
+                Some(failure) => final_failure(failure),
+                None => handshake_failure(&error),
+            });
+        }
+    };
+
+    let hash = if identity.algorithm().is_rsa() {
+        handle
+            .best_supported_rsa_hash()
+            .await
+            .map_err(|error| handshake_failure(&error))?
+    } else {
+        None
+    };
+    let key = PrivateKeyWithHashAlg::new(identity, hash.flatten());
+    let accepted = handle
+        .authenticate_publickey(login.as_str(), key)
+        .await
+        .map_err(|error| handshake_failure(&error))?;
+    if accepted.success() {
+        Ok(handle)
+    } else {
+        Err(final_failure(NodeFailure::KeyRefused {
+            login: login.to_string(),
+            identity: node.options.identity.display().to_string(),
+        }))
+    }
+}
+
+fn final_failure(failure: NodeFailure) -> ConnectError {
+    ConnectError {
+        failure,
+        may_be_booting: false,
+    }
+}
+
+fn booting(failure: NodeFailure) -> ConnectError {
+    ConnectError {
+        failure,
+        may_be_booting: true,
+    }
+}
+
+fn handshake_failure(error: &russh::Error) -> ConnectError {
+    use russh::Error;
+    // sshd that is starting or stopping accepts and hangs up; anything else will not get better.
+    let hung_up = matches!(error, Error::Disconnect | Error::HUP | Error::IO(_));
+    let reason = match error {
+        Error::Disconnect | Error::HUP => "the node closed the connection".to_owned(),
+        Error::IO(error) => reason(error),
+        other => other.to_string(),
+    };
+    ConnectError {
+        failure: NodeFailure::Handshake(reason),
+        may_be_booting: hung_up,
+    }
+}
+
+fn no_answer(bound: Duration) -> String {
+    format!("no answer within {} s", bound.as_secs())
+}
+
+/// An I/O error in the words of strerror(3), without the number.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "network is unreachable".to_owned(),
+        io::ErrorKind::TimedOut => "connection timed out".to_owned(),
+        io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
+        io::ErrorKind::UnexpectedEof => "the node closed the connection".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Why the host key was refused, carried past russh, which only knows yes and no.
+#[derive(Debug, Clone, Default)]
+struct Verdict(Arc<Mutex<Option<NodeFailure>>>);
+
+impl Verdict {
+    fn take(&self) -> Option<NodeFailure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn set(&self, failure: NodeFailure) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+    }
+}
+
+struct NodeHandler {
+    host_keys: Arc<HostKeys>,
+    verdict: Verdict,
+}
+
+impl russh::client::Handler for NodeHandler {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        presented: &PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
+        let host_keys = self.host_keys.clone();
+        let key = presented.public_key();
+        let judged = tokio::task::spawn_blocking(move || host_keys.judge(&key))
+            .await
+            .map_err(|error| russh::Error::IO(io::Error::other(error)))?;
+        match judged {
+            Ok(()) => Ok(true),
+            Err(failure) => {
+                self.verdict.set(failure);
+                Ok(false)
+            }
+        }
+    }
+}

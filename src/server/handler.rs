@@ -1,0 +1,273 @@
+//! Translates what russh reports into the gateway's own terms, and delegates.
+//!
+//! Callbacks run inside the connection's loop: none of them waits for anything but a password's
+//! hash, or every channel of the connection would wait with it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use russh::keys::{Certificate, PublicKey};
+use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
+use tracing::{Instrument, debug, info};
+
+use super::connection::Connection;
+use super::session;
+use crate::auth::Identity;
+use crate::names::AccountName;
+use crate::target::{Username, UsernameError};
+
+/// One client's handler.
+pub(super) struct Handler {
+    connection: Arc<Connection>,
+    /// The latest successful authentication; russh calls `auth_succeeded` next.
+    accepted: Option<(Identity, Result<Username, UsernameError>)>,
+    /// Session channels on which a program was started: one each (RFC 4254 section 6.5).
+    started: HashSet<ChannelId>,
+}
+
+impl Handler {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        Self {
+            connection,
+            accepted: None,
+            started: HashSet::new(),
+        }
+    }
+
+    fn parse(&self, user: &str) -> Result<Username, UsernameError> {
+        Username::parse(user, &self.connection.server.lobby)
+    }
+
+    fn conclude(
+        &mut self,
+        identity: Option<Identity>,
+        username: Result<Username, UsernameError>,
+    ) -> Auth {
+        match identity {
+            Some(identity) => {
+                self.accepted = Some((identity, username));
+                Auth::Accept
+            }
+            None => Auth::reject(),
+        }
+    }
+
+    /// Whether a program may be started on the channel; the client is answered.
+    fn start(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), russh::Error> {
+        if self.started.insert(channel) {
+            session.channel_success(channel)
+        } else {
+            session.channel_failure(channel)
+        }
+    }
+
+    fn no_pty(&self) -> bool {
+        self.connection
+            .identity()
+            .is_some_and(|identity| identity.restrictions.no_pty)
+    }
+}
+
+/// The account named before "+", if any.
+fn claimed(username: &Result<Username, UsernameError>) -> Option<&AccountName> {
+    username.as_ref().ok()?.account.as_ref()
+}
+
+impl russh::server::Handler for Handler {
+    type Error = russh::Error;
+
+    async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
+        let username = self.parse(user);
+        let identity = self
+            .connection
+            .server
+            .authenticator
+            .source_network(claimed(&username), self.connection.peer.ip());
+        Ok(self.conclude(identity, username))
+    }
+
+    async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Self::Error> {
+        let username = self.parse(user);
+        let identity = self
+            .connection
+            .server
+            .authenticator
+            .password(claimed(&username), self.connection.peer.ip(), password)
+            .await;
+        if identity.is_none() {
+            info!(parent: &self.connection.span, "wrong password or account");
+        }
+        Ok(self.conclude(identity, username))
+    }
+
+    async fn auth_publickey_offered(
+        &mut self,
+        user: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth, Self::Error> {
+        let username = self.parse(user);
+        let known = self.connection.server.authenticator.offers_public_key(
+            claimed(&username),
+            self.connection.peer.ip(),
+            offer.public_key,
+        );
+        Ok(if known { Auth::Accept } else { Auth::reject() })
+    }
+
+    async fn auth_publickey(
+        &mut self,
+        user: &str,
+        key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, Self::Error> {
+        let username = self.parse(user);
+        let key: &PublicKey = key.public_key;
+        let identity = self.connection.server.authenticator.public_key(
+            claimed(&username),
+            self.connection.peer.ip(),
+            key,
+        );
+        Ok(self.conclude(identity, username))
+    }
+
+    async fn auth_openssh_certificate(
+        &mut self,
+        user: &str,
+        certificate: &Certificate,
+    ) -> Result<Auth, Self::Error> {
+        let username = self.parse(user);
+        let identity = self.connection.server.authenticator.certificate(
+            claimed(&username),
+            self.connection.peer.ip(),
+            certificate,
+        );
+        Ok(self.conclude(identity, username))
+    }
+
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
+        let Some((identity, username)) = self.accepted.take() else {
+            return Err(russh::Error::Inconsistent);
+        };
+        let method = identity.method.clone();
+        self.connection
+            .identify(identity, username, session.handle());
+        info!(parent: &self.connection.span, method, "authenticated");
+        Ok(())
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let Some(slot) = self.connection.session_slot() else {
+            info!(parent: &self.connection.span, "max_sessions_per_connection reached");
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        };
+        reply.accept().await;
+        let serving = session::run(channel, session.handle(), self.connection.clone(), slot);
+        self.connection
+            .sessions
+            .spawn(serving.instrument(self.connection.span.clone()));
+        Ok(())
+    }
+
+    async fn channel_close(
+        &mut self,
+        channel: ChannelId,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.started.remove(&channel);
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        channel: ChannelId,
+        _term: &str,
+        _col_width: u32,
+        _row_height: u32,
+        _pix_width: u32,
+        _pix_height: u32,
+        _modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if self.no_pty() {
+            session.channel_failure(channel)
+        } else {
+            session.channel_success(channel)
+        }
+    }
+
+    async fn x11_request(
+        &mut self,
+        channel: ChannelId,
+        _single_connection: bool,
+        _x11_auth_protocol: &str,
+        _x11_auth_cookie: &str,
+        _x11_screen_number: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        debug!(parent: &self.connection.span, "X11 forwarding refused");
+        session.channel_failure(channel)
+    }
+
+    async fn env_request(
+        &mut self,
+        channel: ChannelId,
+        _variable_name: &str,
+        _variable_value: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn shell_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.start(channel, session)
+    }
+
+    async fn exec_request(
+        &mut self,
+        channel: ChannelId,
+        _data: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.start(channel, session)
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        channel: ChannelId,
+        _name: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.start(channel, session)
+    }
+
+    async fn window_change_request(
+        &mut self,
+        channel: ChannelId,
+        _col_width: u32,
+        _row_height: u32,
+        _pix_width: u32,
+        _pix_height: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_success(channel)
+    }
+
+    async fn signal(
+        &mut self,
+        channel: ChannelId,
+        _signal: russh::Sig,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_success(channel)
+    }
+}
