@@ -119,6 +119,7 @@ impl Gateway {
             nodes: parts.nodes.clone(),
             images: parts.images.clone(),
             inventory: parts.inventory.clone(),
+            authenticator: parts.authenticator.clone(),
             lobby: config.server.lobby.clone(),
         };
         let limits = SpoolLimits {
@@ -169,6 +170,7 @@ struct Backends {
     nodes: Arc<NodeBackend>,
     images: Arc<ImageBackend>,
     inventory: Arc<Inventories>,
+    authenticator: Arc<Authenticator>,
     lobby: NodeName,
 }
 
@@ -177,14 +179,21 @@ impl Backend for Backends {
         match target {
             Target::Image(image) => Ok(self.images.attach(caller, image.clone())),
             Target::Nodes(nodes) => self.attach_node(nodes),
-            Target::Lobby => {
-                Ok(Arc::new(Lobby::new(caller, self.lobby.clone(), self.inventory.clone())))
-            }
+            Target::Lobby => Ok(Arc::new(self.lobby(caller))),
         }
     }
 }
 
 impl Backends {
+    fn lobby(&self, caller: Caller) -> Lobby {
+        let identity = caller.identity.clone();
+        let authenticator = self.authenticator.clone();
+        let allows = move |name: &NodeName| {
+            authenticator.allows(&identity, &Target::Nodes(NodesTarget::one(name.clone())))
+        };
+        Lobby::new(caller, self.lobby.clone(), self.inventory.clone(), allows)
+    }
+
     fn attach_node(&self, target: &NodesTarget) -> Result<Arc<dyn Attachment>, BackendError> {
         match target.single() {
             Some(name) => Ok(self.nodes.attach(name.clone(), target.login.clone())),

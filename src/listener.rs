@@ -47,15 +47,8 @@ pub async fn serve(
     if !connections.is_empty() {
         info!(connections = connections.len(), "shutting down");
     }
-    if tokio::time::timeout(DRAIN, connections.wait())
-        .await
-        .is_err()
-    {
-        warn!(
-            connections = connections.len(),
-            "not ended within {} s",
-            DRAIN.as_secs()
-        );
+    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
+        warn!(connections = connections.len(), "not ended within {} s", DRAIN.as_secs());
     }
 }
 
@@ -140,11 +133,7 @@ struct Startup {
 
 impl Startups {
     fn new(max: usize, max_per_source: usize) -> Self {
-        Self {
-            counts: Arc::default(),
-            max,
-            max_per_source,
-        }
+        Self { counts: Arc::default(), max, max_per_source }
     }
 
     /// Counts one in, or names the limit that was reached.
@@ -159,20 +148,13 @@ impl Startups {
         }
         *from_source += 1;
         counts.all += 1;
-        Ok(Startup {
-            startups: self.clone(),
-            source,
-        })
+        Ok(Startup { startups: self.clone(), source })
     }
 }
 
 impl Drop for Startup {
     fn drop(&mut self) {
-        let mut counts = self
-            .startups
-            .counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.startups.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.all -= 1;
         if let Some(from_source) = counts.by_source.get_mut(&self.source) {
             *from_source -= 1;

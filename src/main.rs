@@ -49,11 +49,7 @@ enum Command {
 #[derive(clap::Args)]
 struct ConfigFile {
     /// The configuration file.
-    #[arg(
-        short = 'c',
-        long = "config",
-        default_value = "/etc/waltgate/waltgate.toml"
-    )]
+    #[arg(short = 'c', long = "config", default_value = "/etc/waltgate/waltgate.toml")]
     path: PathBuf,
 }
 
@@ -97,15 +93,10 @@ fn run(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<E
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_env("WALTGATE_LOG")
         .unwrap_or_else(|_| EnvFilter::new("warn,waltgate=info,russh=error"));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
         LogFormat::Text => {
-            subscriber
-                .with_ansi(io::stderr().is_terminal())
-                .with_target(false)
-                .init();
+            subscriber.with_ansi(io::stderr().is_terminal()).with_target(false).init();
         }
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
@@ -175,11 +166,7 @@ async fn check(path: PathBuf) -> anyhow::Result<ExitCode> {
     for line in &findings.problems {
         eprintln!("problem: {line}");
     }
-    Ok(if findings.problems.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn hash_password() -> anyhow::Result<ExitCode> {
@@ -216,9 +203,6 @@ fn ask_without_echo(prompt: &str) -> anyhow::Result<String> {
 
 fn read_line() -> anyhow::Result<String> {
     let mut line = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .context("cannot read the password")?;
+    io::stdin().lock().read_line(&mut line).context("cannot read the password")?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }

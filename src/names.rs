@@ -112,9 +112,7 @@ name_type!(
 fn image_part(text: &str) -> bool {
     // A leading "-" is valid to WalT's pattern but not to any container engine.
     text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 impl Login {

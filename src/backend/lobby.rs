@@ -1,15 +1,18 @@
 //! The gateway itself as a target: says who the client is and what there is to use.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::net::TcpStream;
 
 use super::{
     Attachment, BackendError, BackendSession, Caller, Console, Control, ExitStatus, Gone, Output,
-    OutputEvent, Program, SessionEnd, SessionRequest, Stdin, WindowSize,
+    OutputEvent, Program, SessionEnd, SessionRequest, Stdin, StreamError, StreamTarget, WindowSize,
+    tcp,
 };
-use crate::inventory::{Freshness, Inventories};
+use crate::inventory::{Freshness, Inventories, NodeRecord};
 use crate::names::NodeName;
 
 /// The lobby, for one client connection.
@@ -17,16 +20,18 @@ pub struct Lobby {
     caller: Caller,
     name: NodeName,
     inventory: Arc<Inventories>,
+    allows: Box<dyn Fn(&NodeName) -> bool + Send + Sync>,
 }
 
 impl Lobby {
-    /// `name` is the lobby's configured name.
-    pub fn new(caller: Caller, name: NodeName, inventory: Arc<Inventories>) -> Self {
-        Self {
-            caller,
-            name,
-            inventory,
-        }
+    /// `name` is the lobby's configured name; `allows` says which nodes the caller may use.
+    pub fn new(
+        caller: Caller,
+        name: NodeName,
+        inventory: Arc<Inventories>,
+        allows: impl Fn(&NodeName) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self { caller, name, inventory, allows: Box::new(allows) }
     }
 
     fn greeting(&self) -> String {
@@ -45,7 +50,7 @@ impl Lobby {
         } else {
             text += "Nodes:\n";
         }
-        for node in nodes {
+        for node in nodes.into_iter().filter(|node| (self.allows)(&node.name)) {
             let state = match node.booted {
                 Some(true) => "booted",
                 Some(false) => "not booted",
@@ -82,10 +87,8 @@ impl Attachment for Lobby {
         if request.pty.is_some() {
             text = text.replace('\n', "\r\n");
         }
-        let events = vec![
-            OutputEvent::Exit(ExitStatus::Code(0)),
-            OutputEvent::Stdout(Bytes::from(text)),
-        ];
+        let events =
+            vec![OutputEvent::Exit(ExitStatus::Code(0)), OutputEvent::Stdout(Bytes::from(text))];
         Ok(BackendSession {
             stdin: Box::new(Nothing),
             control: Arc::new(Nothing),
@@ -103,7 +106,43 @@ impl Attachment for Lobby {
         Ok(())
     }
 
+    /// A jump (`ssh -J`, `ssh -W`): to nodes of the inventory only, by name or address, and only on
+    /// the networks allowed for them.
+    async fn connect(&self, to: &StreamTarget) -> Result<BackendSession, StreamError> {
+        let StreamTarget::Tcp { host, port } = to else {
+            return Err(StreamError::Prohibited("the gateway forwards to nodes only".to_owned()));
+        };
+        let node = self
+            .inventory
+            .nodes()
+            .into_iter()
+            .find(|node| node.name.as_str() == host || node.address.ip().to_string() == *host)
+            .ok_or_else(|| StreamError::Prohibited(format!("{host} is not a node")))?;
+        // Each node is a target of its own as far as the account's patterns are concerned.
+        if !(self.allows)(&node.name) {
+            return Err(StreamError::Prohibited(format!(
+                "{} may not use it",
+                self.caller.account()
+            )));
+        }
+        if !node.is_on_allowed_network() {
+            return Err(StreamError::Prohibited(format!("{host} is outside the allowed networks")));
+        }
+        let address = SocketAddr::new(node.address.ip(), jump_port(&node, *port));
+        match tokio::time::timeout(node.options.connect, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => Ok(tcp::session(stream)),
+            Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),
+            Err(_) => Err(StreamError::Failed("no answer".to_owned())),
+        }
+    }
+
     async fn close(&self) {}
+}
+
+/// ssh(1) asks for port 22 when it is told nothing else; a node whose SSH server listens elsewhere
+/// is meant all the same.
+fn jump_port(node: &NodeRecord, asked: u16) -> u16 {
+    if asked == 22 { node.address.port() } else { asked }
 }
 
 /// What is still to be said, last first.

@@ -9,6 +9,7 @@
 pub mod image;
 pub mod lobby;
 pub mod node;
+mod tcp;
 
 use std::fmt;
 use std::sync::Arc;
@@ -107,6 +108,43 @@ impl fmt::Display for ExitStatus {
             Self::Signal { name, .. } => write!(f, "signal {name}"),
         }
     }
+}
+
+/// The far end of a connection that the client forwards, RFC 4254 section 7.2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamTarget {
+    /// `direct-tcpip`: a name or address as the target sees it, and a port.
+    Tcp {
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `direct-streamlocal@openssh.com`: a socket's path on the target.
+    Unix {
+        /// The path.
+        path: String,
+    },
+}
+
+impl fmt::Display for StreamTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "{host} port {port}"),
+            Self::Unix { path } => f.write_str(path),
+        }
+    }
+}
+
+/// Why a forwarded connection was not opened, RFC 4254 section 5.1.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The target, or the gateway for it, does not allow it.
+    #[error("not allowed: {0}")]
+    Prohibited(String),
+    /// Nothing answers there.
+    #[error("cannot connect: {0}")]
+    Failed(String),
 }
 
 /// How a session came to its end, as the relay saw it.
@@ -265,6 +303,12 @@ pub trait Attachment: Send + Sync {
         end: &SessionEnd,
         console: &mut dyn Console,
     ) -> Result<(), BackendError>;
+
+    /// Opens a connection from the target's side, for a forward of the client's. Its output ends
+    /// without an exit status.
+    async fn connect(&self, to: &StreamTarget) -> Result<BackendSession, StreamError> {
+        Err(StreamError::Prohibited(format!("this target forwards nothing (asked for {to})")))
+    }
 
     /// The client's connection ended: releases everything. Idempotent, bounded in time.
     async fn close(&self);

@@ -5,6 +5,8 @@
 //! runs in the task of the client's channel: a byte takes no hop of its own here.
 
 pub mod spool;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,17 +75,9 @@ pub async fn run(
     limits: &SpoolLimits,
     counters: &Counters,
 ) -> SessionEnd {
-    let Client {
-        input,
-        control,
-        output,
-    } = client;
-    let BackendSession {
-        mut stdin,
-        control: backend,
-        output: mut source,
-        output_is_shared,
-    } = session;
+    let Client { input, control, output } = client;
+    let BackendSession { mut stdin, control: backend, output: mut source, output_is_shared } =
+        session;
 
     let inward = async {
         tokio::join!(
@@ -116,14 +110,8 @@ pub async fn run(
 }
 
 async fn hang_up(backend: &Arc<dyn Control>) {
-    if tokio::time::timeout(HANG_UP, backend.hang_up())
-        .await
-        .is_err()
-    {
-        warn!(
-            "the session's backend did not hang up within {} s",
-            HANG_UP.as_secs()
-        );
+    if tokio::time::timeout(HANG_UP, backend.hang_up()).await.is_err() {
+        warn!("the session's backend did not hang up within {} s", HANG_UP.as_secs());
     }
 }
 

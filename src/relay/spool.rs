@@ -32,11 +32,7 @@ pub struct SpoolLimits {
 impl SpoolLimits {
     /// Memory only: for sources that can be left unread without harm to others.
     pub fn memory_only(memory: usize) -> Self {
-        Self {
-            memory,
-            disk: 0,
-            directory: PathBuf::new(),
-        }
+        Self { memory, disk: 0, directory: PathBuf::new() }
     }
 }
 
@@ -152,9 +148,7 @@ impl<M> Producer<M> {
                 Place::Memory => {
                     let mut state = self.0.lock();
                     state.memory += bytes.len();
-                    state
-                        .entries
-                        .push_back(Entry::Memory(Piece::Bytes(stream, bytes)));
+                    state.entries.push_back(Entry::Memory(Piece::Bytes(stream, bytes)));
                     break;
                 }
                 Place::Disk(start) => match self.write(start, bytes.clone()).await {
@@ -201,9 +195,7 @@ impl<M> Producer<M> {
                 None => Arc::new(tempfile::tempfile_in(directory)?),
             };
             let at = start % ring;
-            let until_wrap = usize::try_from(ring - at)
-                .unwrap_or(usize::MAX)
-                .min(bytes.len());
+            let until_wrap = usize::try_from(ring - at).unwrap_or(usize::MAX).min(bytes.len());
             file.write_all_at(&bytes[..until_wrap], at)?;
             file.write_all_at(&bytes[until_wrap..], 0)?;
             Ok(file)
@@ -218,11 +210,7 @@ impl<M> Producer<M> {
         state.tail = start + len;
         state.disk += len;
         match state.entries.back_mut() {
-            Some(Entry::Disk {
-                stream: last,
-                len: last_len,
-                ..
-            }) if *last == stream => {
+            Some(Entry::Disk { stream: last, len: last_len, .. }) if *last == stream => {
                 *last_len += len;
             }
             _ => state.entries.push_back(Entry::Disk { stream, start, len }),
@@ -239,12 +227,7 @@ impl<M> Drop for Producer<M> {
 
 enum Next<M> {
     Piece(Piece<M>),
-    Read {
-        file: Arc<File>,
-        stream: Stream,
-        start: u64,
-        len: usize,
-    },
+    Read { file: Arc<File>, stream: Stream, start: u64, len: usize },
     Empty,
     End,
 }
@@ -261,12 +244,7 @@ impl<M> Consumer<M> {
                     self.0.drained.notify_one();
                     return Ok(Some(piece));
                 }
-                Next::Read {
-                    file,
-                    stream,
-                    start,
-                    len,
-                } => {
+                Next::Read { file, stream, start, len } => {
                     let bytes = self.read(file, start, len).await?;
                     self.forget(len as u64);
                     self.0.drained.notify_one();
@@ -285,17 +263,13 @@ impl<M> Consumer<M> {
         }
         let mut state = self.0.lock();
         state.memory += bytes.len();
-        state
-            .entries
-            .push_front(Entry::Memory(Piece::Bytes(stream, bytes)));
+        state.entries.push_front(Entry::Memory(Piece::Bytes(stream, bytes)));
     }
 
     /// Drops all bytes that wait now; marks stay.
     pub fn discard_queued(&mut self) {
         let mut state = self.0.lock();
-        state
-            .entries
-            .retain(|entry| matches!(entry, Entry::Memory(Piece::Mark(_))));
+        state.entries.retain(|entry| matches!(entry, Entry::Memory(Piece::Mark(_))));
         state.memory = 0;
         state.disk = 0;
         state.tail = 0;
@@ -312,12 +286,7 @@ impl<M> Consumer<M> {
                     return Next::End;
                 };
                 let len = usize::try_from(len).unwrap_or(DISK_READ).min(DISK_READ);
-                return Next::Read {
-                    file,
-                    stream,
-                    start,
-                    len,
-                };
+                return Next::Read { file, stream, start, len };
             }
             None if state.producer_gone => return Next::End,
             None => return Next::Empty,
@@ -382,11 +351,7 @@ mod tests {
     use super::*;
 
     fn limits(memory: usize, disk: u64) -> SpoolLimits {
-        SpoolLimits {
-            memory,
-            disk,
-            directory: std::env::temp_dir(),
-        }
+        SpoolLimits { memory, disk, directory: std::env::temp_dir() }
     }
 
     fn piece(byte: u8, len: usize) -> Piece<()> {

@@ -72,16 +72,7 @@ pub(super) fn open(
         keys: keys.clone(),
     };
     let control = ControlRequests { window, signals };
-    (
-        SessionChannel {
-            output,
-            input,
-            setup,
-            control,
-            keys,
-        },
-        reader.run(read),
-    )
+    (SessionChannel { output, input, setup, control, keys }, reader.run(read))
 }
 
 /// Watches for ctrl-C while the gateway itself, and no program, is at the client's terminal.
@@ -127,37 +118,35 @@ pub(super) struct ChannelOutput {
 }
 
 impl ChannelOutput {
-    /// Ends the channel: exit status, EOF, close, in this order (RFC 4254 section 6.10).
+    /// Ends a session: exit status, EOF, close, in this order (RFC 4254 section 6.10).
     pub(super) async fn conclude(&self, status: &ExitStatus) {
         if self.closed.is_cancelled() {
             return;
         }
-        let sent = async {
-            match status {
-                ExitStatus::Code(code) => self.write.exit_status(*code).await.map_err(drop)?,
-                ExitStatus::Signal {
-                    name,
-                    core_dumped,
-                    message,
-                } => {
-                    let signal = crate::ssh::signal::from_name(name);
-                    let message = message.clone();
-                    self.handle
-                        .exit_signal_request(
-                            self.write.id(),
-                            signal,
-                            *core_dumped,
-                            message,
-                            String::new(),
-                        )
-                        .await?;
-                }
+        let id = self.write.id();
+        let sent = match status {
+            ExitStatus::Code(code) => self.write.exit_status(*code).await.map_err(drop),
+            ExitStatus::Signal { name, core_dumped, message } => {
+                let signal = crate::ssh::signal::from_name(name);
+                let language = String::new();
+                self.handle
+                    .exit_signal_request(id, signal, *core_dumped, message.clone(), language)
+                    .await
             }
-            self.eof().await.map_err(drop)?;
-            self.write.close().await.map_err(drop)
         };
-        if sent.await.is_err() {
+        if sent.is_err() {
             debug!("the client went away before the end of its session was told");
+        }
+        self.close().await;
+    }
+
+    /// Ends the channel: EOF, close.
+    pub(super) async fn close(&self) {
+        if self.closed.is_cancelled() {
+            return;
+        }
+        if self.eof().await.is_err() || self.write.close().await.is_err() {
+            debug!("the client went away before its channel was closed");
         }
     }
 
@@ -245,17 +234,11 @@ impl Reader {
                     width_pixels: pix_width,
                     height_pixels: pix_height,
                 };
-                let modes = terminal_modes
-                    .into_iter()
-                    .map(|(code, value)| (code as u8, value))
-                    .collect();
+                let modes =
+                    terminal_modes.into_iter().map(|(code, value)| (code as u8, value)).collect();
                 self.set_up(SetupRequest::Pty(PtyRequest { term, size, modes }));
             }
-            ChannelMsg::SetEnv {
-                variable_name,
-                variable_value,
-                ..
-            } => {
+            ChannelMsg::SetEnv { variable_name, variable_value, .. } => {
                 self.set_up(SetupRequest::Env(variable_name, variable_value));
             }
             ChannelMsg::RequestShell { .. } => self.set_up(SetupRequest::Start(Program::Shell)),
@@ -265,12 +248,7 @@ impl Reader {
             ChannelMsg::RequestSubsystem { name, .. } => {
                 self.set_up(SetupRequest::Start(Program::Subsystem(name)));
             }
-            ChannelMsg::WindowChange {
-                col_width,
-                row_height,
-                pix_width,
-                pix_height,
-            } => {
+            ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height } => {
                 self.window.send_replace(WindowSize {
                     columns: col_width,
                     rows: row_height,
@@ -279,11 +257,7 @@ impl Reader {
                 });
             }
             ChannelMsg::Signal { signal } => {
-                if self
-                    .signals
-                    .try_send(crate::ssh::signal::name(signal))
-                    .is_err()
-                {
+                if self.signals.try_send(crate::ssh::signal::name(signal)).is_err() {
                     debug!("too many signals wait to be delivered; one is dropped");
                 }
             }

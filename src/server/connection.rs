@@ -28,7 +28,8 @@ pub(super) struct Connection {
     pub(super) authenticated: CancellationToken,
     client: OnceLock<Client>,
     attachment: Mutex<Option<Arc<dyn Attachment>>>,
-    open_sessions: AtomicUsize,
+    open_sessions: Arc<AtomicUsize>,
+    open_forwards: Arc<AtomicUsize>,
     ending: CancellationToken,
     ending_reason: OnceLock<String>,
     opened: Instant,
@@ -43,12 +44,25 @@ struct Client {
     handle: Handle,
 }
 
-/// Counts an open session channel for as long as it exists.
-pub(super) struct SessionSlot(Arc<Connection>);
+/// Forwarded connections open at once on one client connection.
+const MOST_FORWARDS: usize = 1024;
 
-impl Drop for SessionSlot {
+/// Counts an open channel for as long as it exists.
+pub(super) struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    fn take(open: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
+            (open < limit).then_some(open + 1)
+        })
+        .ok()
+        .map(|_| Self(open.clone()))
+    }
+}
+
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.open_sessions.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -63,7 +77,8 @@ impl Connection {
             authenticated: CancellationToken::new(),
             client: OnceLock::new(),
             attachment: Mutex::new(None),
-            open_sessions: AtomicUsize::new(0),
+            open_sessions: Arc::default(),
+            open_forwards: Arc::default(),
             ending: CancellationToken::new(),
             ending_reason: OnceLock::new(),
             opened: Instant::now(),
@@ -83,11 +98,7 @@ impl Connection {
         if let Ok(target) = &target {
             self.span.record("target", target.to_string());
         }
-        let client = Client {
-            identity: Arc::new(identity),
-            target,
-            handle,
-        };
+        let client = Client { identity: Arc::new(identity), target, handle };
         if self.client.set(client).is_ok() {
             self.authenticated.cancel();
         }
@@ -111,48 +122,31 @@ impl Connection {
         let target = client.target.as_ref().map_err(Refusal::bad_username)?;
         let identity = &client.identity;
         if !self.server.authenticator.allows(identity, target) {
-            return Err(Refusal::not_allowed(
-                identity.account.as_str(),
-                &target.to_string(),
-            ));
+            return Err(Refusal::not_allowed(identity.account.as_str(), &target.to_string()));
         }
-        let mut attachment = self
-            .attachment
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut attachment = self.attachment.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(attachment) = &*attachment {
             return Ok(attachment.clone());
         }
-        let caller = Caller {
-            identity: identity.clone(),
-            peer: self.peer,
-            connection: self.id,
-        };
-        let attached = self
-            .server
-            .backend
-            .attach(caller, target)
-            .map_err(|error| Refusal::from(&error))?;
+        let caller = Caller { identity: identity.clone(), peer: self.peer, connection: self.id };
+        let attached =
+            self.server.backend.attach(caller, target).map_err(|error| Refusal::from(&error))?;
         Ok(attachment.insert(attached).clone())
     }
 
     /// Takes the attachment out, to close it.
     pub(super) fn detach(&self) -> Option<Arc<dyn Attachment>> {
-        self.attachment
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.attachment.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// A place for one more session, if the limit allows.
-    pub(super) fn session_slot(self: &Arc<Self>) -> Option<SessionSlot> {
-        let limit = self.server.limits.max_sessions_per_connection;
-        self.open_sessions
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
-                (open < limit).then_some(open + 1)
-            })
-            .ok()
-            .map(|_| SessionSlot(self.clone()))
+    pub(super) fn session_slot(&self) -> Option<Slot> {
+        Slot::take(&self.open_sessions, self.server.limits.max_sessions_per_connection)
+    }
+
+    /// A place for one more forwarded connection, if the limit allows.
+    pub(super) fn forward_slot(&self) -> Option<Slot> {
+        Slot::take(&self.open_forwards, MOST_FORWARDS)
     }
 
     /// Ends all sessions, which tell their clients why.

@@ -42,13 +42,7 @@ impl<'a> ChannelConsole<'a> {
         columns: Option<u32>,
     ) -> Self {
         let columns = columns.map(|columns| if columns == 0 { USUAL_COLUMNS } else { columns });
-        Self {
-            output,
-            input,
-            keys,
-            columns,
-            status: Status::None,
-        }
+        Self { output, input, keys, columns, status: Status::None }
     }
 
     async fn print(&self, text: impl Into<Bytes>) {
@@ -111,9 +105,7 @@ impl Console for ChannelConsole<'_> {
         match self.columns {
             Some(columns) => {
                 // A line that wraps could not be erased again.
-                let fitting = usize::try_from(columns)
-                    .unwrap_or(usize::MAX)
-                    .saturating_sub(1);
+                let fitting = usize::try_from(columns).unwrap_or(usize::MAX).saturating_sub(1);
                 let text: String = visible(text).chars().take(fitting).collect();
                 self.print(format!("{ERASE_LINE}{text}")).await;
                 self.status = Status::Shown;

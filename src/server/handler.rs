@@ -7,18 +7,21 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use russh::keys::{Certificate, PublicKey};
-use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::server::{
+    Auth, ChannelOpenHandle, Handle, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
+};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
 use tracing::{Instrument, debug, info};
 
 use super::connection::Connection;
-use super::session;
+use super::{forward, session};
 use crate::auth::Identity;
+use crate::backend::StreamTarget;
 use crate::names::AccountName;
 use crate::target::{Username, UsernameError};
 
 /// One client's handler.
-pub(super) struct Handler {
+pub(super) struct ClientHandler {
     connection: Arc<Connection>,
     /// The latest successful authentication; russh calls `auth_succeeded` next.
     accepted: Option<(Identity, Result<Username, UsernameError>)>,
@@ -26,13 +29,9 @@ pub(super) struct Handler {
     started: HashSet<ChannelId>,
 }
 
-impl Handler {
+impl ClientHandler {
     pub(super) fn new(connection: Arc<Connection>) -> Self {
-        Self {
-            connection,
-            accepted: None,
-            started: HashSet::new(),
-        }
+        Self { connection, accepted: None, started: HashSet::new() }
     }
 
     fn parse(&self, user: &str) -> Result<Username, UsernameError> {
@@ -62,10 +61,28 @@ impl Handler {
         }
     }
 
+    async fn forward(
+        &self,
+        channel: Channel<Msg>,
+        to: StreamTarget,
+        reply: ChannelOpenHandle,
+        handle: Handle,
+    ) {
+        let connection = &self.connection;
+        if connection.identity().is_none_or(|identity| identity.restrictions.no_port_forwarding) {
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+            return;
+        }
+        let Some(slot) = connection.forward_slot() else {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return;
+        };
+        let serving = forward::run(channel, handle, to, reply, connection.clone(), slot);
+        connection.sessions.spawn(serving.instrument(connection.span.clone()));
+    }
+
     fn no_pty(&self) -> bool {
-        self.connection
-            .identity()
-            .is_some_and(|identity| identity.restrictions.no_pty)
+        self.connection.identity().is_some_and(|identity| identity.restrictions.no_pty)
     }
 }
 
@@ -74,7 +91,7 @@ fn claimed(username: &Result<Username, UsernameError>) -> Option<&AccountName> {
     username.as_ref().ok()?.account.as_ref()
 }
 
-impl russh::server::Handler for Handler {
+impl russh::server::Handler for ClientHandler {
     type Error = russh::Error;
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
@@ -149,8 +166,7 @@ impl russh::server::Handler for Handler {
             return Err(russh::Error::Inconsistent);
         };
         let method = identity.method.clone();
-        self.connection
-            .identify(identity, username, session.handle());
+        self.connection.identify(identity, username, session.handle());
         info!(parent: &self.connection.span, method, "authenticated");
         Ok(())
     }
@@ -168,9 +184,38 @@ impl russh::server::Handler for Handler {
         };
         reply.accept().await;
         let serving = session::run(channel, session.handle(), self.connection.clone(), slot);
-        self.connection
-            .sessions
-            .spawn(serving.instrument(self.connection.span.clone()));
+        self.connection.sessions.spawn(serving.instrument(self.connection.span.clone()));
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host_to_connect: &str,
+        port_to_connect: u32,
+        _originator_address: &str,
+        _originator_port: u32,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let Ok(port) = u16::try_from(port_to_connect) else {
+            reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            return Ok(());
+        };
+        let to = StreamTarget::Tcp { host: host_to_connect.to_owned(), port };
+        self.forward(channel, to, reply, session.handle()).await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        socket_path: &str,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let to = StreamTarget::Unix { path: socket_path.to_owned() };
+        self.forward(channel, to, reply, session.handle()).await;
         Ok(())
     }
 

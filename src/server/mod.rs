@@ -7,6 +7,7 @@
 mod channel;
 mod connection;
 mod console;
+mod forward;
 mod handler;
 mod line_editor;
 mod refusal;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, field, info, info_span, warn};
 
 use self::connection::Connection;
-use self::handler::Handler;
+use self::handler::ClientHandler;
 use crate::auth::Authenticator;
 use crate::backend::Backend;
 use crate::config::Limits;
@@ -87,14 +88,7 @@ impl Server {
             nodelay: true,
             ..Config::default()
         });
-        Self {
-            authenticator,
-            backend,
-            limits,
-            lobby,
-            spool,
-            ssh,
-        }
+        Self { authenticator, backend, limits, lobby, spool, ssh }
     }
 
     /// Serves one connection until it ends. `startup` is held until the client has authenticated.
@@ -114,9 +108,7 @@ impl Server {
             target = field::Empty
         );
         let connection = Arc::new(Connection::new(self, peer, id, span.clone()));
-        run(connection, stream, startup, shutdown)
-            .instrument(span)
-            .await;
+        run(connection, stream, startup, shutdown).instrument(span).await;
     }
 }
 
@@ -133,7 +125,7 @@ async fn run(
     let stream_end = CancellationToken::new();
     let _end_with_us = stream_end.clone().drop_guard();
     let stream = CancellableStream::new(stream, &stream_end);
-    let handler = Handler::new(connection.clone());
+    let handler = ClientHandler::new(connection.clone());
     let ssh = connection.server.ssh.clone();
     let running = async { russh::server::run_stream(ssh, stream, handler).await?.await };
     tokio::pin!(running);

@@ -27,10 +27,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     fn new(status: u32, line: impl Into<String>) -> Self {
-        Self {
-            line: line.into(),
-            status,
-        }
+        Self { line: line.into(), status }
     }
 
     /// The username does not parse.
@@ -55,11 +52,7 @@ impl Refusal {
 impl From<&BackendError> for Refusal {
     fn from(error: &BackendError) -> Self {
         match error {
-            BackendError::UnknownNode {
-                name,
-                similar,
-                stale,
-            } => {
+            BackendError::UnknownNode { name, similar, stale } => {
                 let mut line = format!("there is no node or device named {name}");
                 if !similar.is_empty() {
                     line += &format!("; did you mean {}?", similar.join(" or "));
@@ -76,15 +69,10 @@ impl From<&BackendError> for Refusal {
                      gateway may connect to; ask the administrator to extend \"networks\""
                 ),
             ),
-            BackendError::Node { name, failure } => Self::new(
-                UNREACHABLE,
-                format!("node {name}: {}", node_failure(failure)),
-            ),
-            BackendError::BootTimeout {
-                name,
-                seconds,
-                last,
-            } => Self::new(
+            BackendError::Node { name, failure } => {
+                Self::new(UNREACHABLE, format!("node {name}: {}", node_failure(failure)))
+            }
+            BackendError::BootTimeout { name, seconds, last } => Self::new(
                 UNREACHABLE,
                 format!("node {name} did not come up within {seconds} s ({last}); is it powered?"),
             ),
@@ -103,17 +91,11 @@ fn node_failure(failure: &NodeFailure) -> String {
             "it does not accept the gateway's key for {login}; ask the administrator to \
              authorise {identity} there"
         ),
-        NodeFailure::HostKeyUnknown {
-            known_hosts,
-            fingerprint,
-        } => format!(
+        NodeFailure::HostKeyUnknown { known_hosts, fingerprint } => format!(
             "its host key {fingerprint} is not known; ask the administrator to add it to \
              {known_hosts}"
         ),
-        NodeFailure::HostKeyChanged {
-            recorded,
-            fingerprint,
-        } => format!(
+        NodeFailure::HostKeyChanged { recorded, fingerprint } => format!(
             "ITS HOST KEY HAS CHANGED to {fingerprint}, or something pretends to be the node; \
              if the change is expected, ask the administrator to remove the old key at {recorded}"
         ),

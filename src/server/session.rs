@@ -8,7 +8,7 @@ use russh::server::{Handle, Msg};
 use tracing::{debug, error, info, warn};
 
 use super::channel::{self, ChannelOutput, SessionChannel, SetupRequest};
-use super::connection::{Connection, SessionSlot};
+use super::connection::{Connection, Slot};
 use super::console::ChannelConsole;
 use super::refusal::Refusal;
 use crate::backend::{BackendError, Console, ExitStatus, Program, SessionEnd, SessionRequest};
@@ -24,7 +24,7 @@ pub(super) async fn run(
     channel: russh::Channel<Msg>,
     handle: Handle,
     connection: Arc<Connection>,
-    slot: SessionSlot,
+    slot: Slot,
 ) {
     let (channel, reader) = channel::open(channel, handle, &connection);
     tokio::select! {
@@ -40,9 +40,8 @@ async fn serve(mut channel: SessionChannel, connection: &Connection) {
         debug!("the session channel was closed before anything was started on it");
         return;
     };
-    if let Some(command) = connection
-        .identity()
-        .and_then(|identity| identity.restrictions.forced_command.clone())
+    if let Some(command) =
+        connection.identity().and_then(|identity| identity.restrictions.forced_command.clone())
     {
         request.program = Program::Exec(command.into());
     }
@@ -52,10 +51,7 @@ async fn serve(mut channel: SessionChannel, connection: &Connection) {
     let result = attempt(&mut channel, connection, &request, &counters).await;
     let (status, told) = match &result {
         Ok(status) => (status.clone(), None),
-        Err(refusal) => (
-            ExitStatus::Code(refusal.status),
-            Some(refusal.line.as_str()),
-        ),
+        Err(refusal) => (ExitStatus::Code(refusal.status), Some(refusal.line.as_str())),
     };
     info!(
         program = ?request.program,
@@ -105,13 +101,7 @@ async fn attempt(
     request: &SessionRequest,
     counters: &Counters,
 ) -> Result<ExitStatus, Refusal> {
-    let SessionChannel {
-        output,
-        input,
-        control,
-        keys,
-        ..
-    } = channel;
+    let SessionChannel { output, input, control, keys, .. } = channel;
     let columns = request.pty.as_ref().map(|pty| pty.size.columns);
     let mut console = ChannelConsole::new(output, input, keys, columns);
 
@@ -127,11 +117,7 @@ async fn attempt(
     console.end_status().await;
     keys.arm(false);
 
-    let client = relay::Client {
-        input,
-        control,
-        output: output.as_ref(),
-    };
+    let client = relay::Client { input, control, output: output.as_ref() };
     let end = relay::run(client, session, &connection.server.spool, counters).await;
 
     keys.arm(true);
@@ -143,11 +129,7 @@ async fn attempt(
         SessionEnd::Exited(status) => Ok(status),
         SessionEnd::BackendLost => {
             // A backend that goes away without an exit status words it in `finish`.
-            Err(tell(
-                &mut console,
-                Refusal::ended("the session's program went away"),
-            )
-            .await)
+            Err(tell(&mut console, Refusal::ended("the session's program went away")).await)
         }
         SessionEnd::ClientGone => {
             let reason = connection.ending_reason().unwrap_or("the client went away");

@@ -16,21 +16,11 @@ pub(crate) fn preferred() -> Preferred {
     Preferred {
         key: Cow::Borrowed(&[
             Algorithm::Ed25519,
-            Algorithm::Ecdsa {
-                curve: EcdsaCurve::NistP256,
-            },
-            Algorithm::Ecdsa {
-                curve: EcdsaCurve::NistP384,
-            },
-            Algorithm::Ecdsa {
-                curve: EcdsaCurve::NistP521,
-            },
-            Algorithm::Rsa {
-                hash: Some(HashAlg::Sha512),
-            },
-            Algorithm::Rsa {
-                hash: Some(HashAlg::Sha256),
-            },
+            Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 },
+            Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 },
+            Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
+            Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
+            Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
         ]),
         cipher: Cow::Borrowed(&[
             cipher::AES_128_GCM,
@@ -47,8 +37,5 @@ pub(crate) fn preferred() -> Preferred {
 
 /// What the gateway calls itself, RFC 4253 section 4.2.
 pub(crate) fn identification() -> SshId {
-    SshId::Standard(Cow::Borrowed(concat!(
-        "SSH-2.0-waltgate_",
-        env!("CARGO_PKG_VERSION")
-    )))
+    SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-waltgate_", env!("CARGO_PKG_VERSION"))))
 }

@@ -54,10 +54,7 @@ pub(super) async fn connect(
             }
             Err(error) if error.may_be_booting && !bound.is_zero() => error.failure,
             Err(error) => {
-                return Err(BackendError::Node {
-                    name: node.name,
-                    failure: error.failure,
-                });
+                return Err(BackendError::Node { name: node.name, failure: error.failure });
             }
         };
         let reason = short(failure);
@@ -66,20 +63,9 @@ pub(super) async fn connect(
         }
         if started.elapsed() >= bound {
             let seconds = bound.as_secs();
-            return Err(BackendError::BootTimeout {
-                name: node.name,
-                seconds,
-                last: reason,
-            });
+            return Err(BackendError::BootTimeout { name: node.name, seconds, last: reason });
         }
-        console
-            .status(&status(
-                &node,
-                &reason,
-                started.elapsed(),
-                console.is_terminal(),
-            ))
-            .await;
+        console.status(&status(&node, &reason, started.elapsed(), console.is_terminal())).await;
         waiting = Some(reason);
         tokio::select! {
             _ = ticks.tick() => {}

@@ -63,9 +63,7 @@ impl HostKeys {
     /// with several keys would present one that nobody recorded.
     pub(super) fn preferred_algorithms(&self, offered: &[Algorithm]) -> Vec<Algorithm> {
         let recorded = |algorithm: &Algorithm| {
-            self.recorded
-                .iter()
-                .any(|recorded| same_kind(&recorded.key.algorithm(), algorithm))
+            self.recorded.iter().any(|recorded| same_kind(&recorded.key.algorithm(), algorithm))
         };
         let (mut first, rest): (Vec<_>, Vec<_>) = offered.iter().cloned().partition(recorded);
         first.extend(rest);
@@ -74,11 +72,7 @@ impl HostKeys {
 
     /// Judges the key that the node presents. May record it; blocks on the disk then.
     pub(super) fn judge(&self, presented: &PublicKey) -> Result<(), NodeFailure> {
-        if self
-            .recorded
-            .iter()
-            .any(|recorded| recorded.key.key_data() == presented.key_data())
-        {
+        if self.recorded.iter().any(|recorded| recorded.key.key_data() == presented.key_data()) {
             return Ok(());
         }
         let fingerprint = presented.fingerprint(HashAlg::Sha256).to_string();
@@ -104,9 +98,7 @@ impl HostKeys {
     }
 
     fn accept(&self, key: &PublicKey, fingerprint: &str) -> Result<(), NodeFailure> {
-        let _one_at_a_time = RECORDING
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one_at_a_time = RECORDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Another connection may have recorded a key since ours was begun.
         let recorded = look_up(&self.node, DEFAULT_PORT, &self.accepted)?;
         if let Some(recorded) = recorded.first() {
@@ -118,10 +110,7 @@ impl HostKeys {
                 fingerprint: fingerprint.to_owned(),
             });
         }
-        info!(
-            node = self.node,
-            fingerprint, "recording the host key seen first"
-        );
+        info!(node = self.node, fingerprint, "recording the host key seen first");
         if let Err(error) = learn_known_hosts_path(&self.node, DEFAULT_PORT, key, &self.accepted) {
             // The node is used all the same: refusing it would not make it any safer.
             warn!(file = %self.accepted.display(), %error, "cannot record a host key");
@@ -134,14 +123,7 @@ fn look_up(host: &str, port: u16, file: &Path) -> Result<Vec<Recorded>, NodeFail
     let keys = known_host_keys_path(host, port, file).map_err(|error| {
         NodeFailure::Handshake(format!("cannot read {}: {error}", file.display()))
     })?;
-    Ok(keys
-        .into_iter()
-        .map(|(line, key)| Recorded {
-            key,
-            file: file.to_owned(),
-            line,
-        })
-        .collect())
+    Ok(keys.into_iter().map(|(line, key)| Recorded { key, file: file.to_owned(), line }).collect())
 }
 
 /// RSA keys are one kind, whatever hash signs with them.
@@ -195,10 +177,7 @@ mod tests {
             Err(NodeFailure::HostKeyChanged { recorded, .. }) if recorded.ends_with("known_hosts:1")
         ));
         let empty = host_keys(HostKeyPolicy::Strict, directory.path(), &[]);
-        assert!(matches!(
-            empty.judge(&other),
-            Err(NodeFailure::HostKeyUnknown { .. })
-        ));
+        assert!(matches!(empty.judge(&other), Err(NodeFailure::HostKeyUnknown { .. })));
     }
 
     #[test]
@@ -208,10 +187,7 @@ mod tests {
         let accepting = host_keys(HostKeyPolicy::AcceptNew, directory.path(), &[]);
         assert_eq!(accepting.judge(&first), Ok(()));
         assert_eq!(accepting.judge(&first), Ok(()));
-        assert!(matches!(
-            accepting.judge(&second),
-            Err(NodeFailure::HostKeyChanged { .. })
-        ));
+        assert!(matches!(accepting.judge(&second), Err(NodeFailure::HostKeyChanged { .. })));
         let recorded = look_up("rpi1", 22, &directory.path().join("accepted")).unwrap();
         assert_eq!(recorded.len(), 1);
     }
@@ -220,12 +196,7 @@ mod tests {
     fn algorithms_of_recorded_keys_are_asked_for_first() {
         let directory = tempfile::tempdir().unwrap();
         let keys = host_keys(HostKeyPolicy::Strict, directory.path(), &[&key()]);
-        let rsa = Algorithm::Rsa {
-            hash: Some(HashAlg::Sha256),
-        };
-        assert_eq!(
-            keys.preferred_algorithms(&[rsa.clone(), ED25519]),
-            vec![ED25519, rsa]
-        );
+        let rsa = Algorithm::Rsa { hash: Some(HashAlg::Sha256) };
+        assert_eq!(keys.preferred_algorithms(&[rsa.clone(), ED25519]), vec![ED25519, rsa]);
     }
 }

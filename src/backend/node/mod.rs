@@ -19,6 +19,7 @@ use tracing::debug;
 use self::upstream::{ConnectError, Upstream};
 use super::{
     Attachment, BackendError, BackendSession, Console, NodeFailure, SessionEnd, SessionRequest,
+    StreamError, StreamTarget,
 };
 use crate::config::{BootMode, NodeOptions};
 use crate::inventory::{Inventories, NodeRecord};
@@ -36,10 +37,7 @@ pub struct NodeBackend {
 impl NodeBackend {
     /// `accepted_host_keys` is the file in which the policy `accept-new` records keys.
     pub fn new(inventory: Arc<Inventories>, accepted_host_keys: PathBuf) -> Self {
-        Self {
-            inventory,
-            accepted_host_keys,
-        }
+        Self { inventory, accepted_host_keys }
     }
 
     /// A node, for one client connection. Looked up at each session.
@@ -75,10 +73,7 @@ struct NodeAttachment {
 
 impl NodeAttachment {
     fn failed(&self, failure: NodeFailure) -> BackendError {
-        BackendError::Node {
-            name: self.name.clone(),
-            failure,
-        }
+        BackendError::Node { name: self.name.clone(), failure }
     }
 
     fn look_up(&self) -> Result<NodeRecord, BackendError> {
@@ -89,18 +84,15 @@ impl NodeAttachment {
                 stale: unknown.stale,
             }
         })?;
-        if !allowed(&node) {
+        if !node.is_on_allowed_network() {
             let address = node.address.ip();
-            return Err(BackendError::AddressRefused {
-                name: node.name,
-                address,
-            });
+            return Err(BackendError::AddressRefused { name: node.name, address });
         }
         Ok(node)
     }
 
     /// A fresh session channel, on a connection that is there already or on a new one.
-    async fn open_channel(
+    async fn open_session(
         &self,
         node: &NodeRecord,
         console: &mut dyn Console,
@@ -115,21 +107,38 @@ impl NodeAttachment {
                 Err(failure) => debug!(?failure, "opening another connection to the node"),
             }
         }
-        let login = self.login.as_ref().unwrap_or(&node.login);
         let upstream = boot_wait::connect(
             node.clone(),
-            login,
+            self.login_on(node),
             &self.backend.inventory,
             &self.backend.accepted_host_keys,
             console,
         )
         .await?;
-        let channel = upstream
-            .open_session(bound)
-            .await
-            .map_err(|failure| self.failed(failure))?;
+        let channel = upstream.open_session(bound).await.map_err(|failure| self.failed(failure))?;
         upstreams.push(Arc::new(upstream));
         Ok(channel)
+    }
+
+    /// A connection that is there already, or a new one. Does not wait for a node to boot, as
+    /// there is nobody to tell.
+    async fn upstream(&self, node: &NodeRecord) -> Result<Arc<Upstream>, BackendError> {
+        let mut upstreams = self.upstreams.lock().await;
+        upstreams.retain(|upstream| !upstream.is_closed());
+        if let Some(upstream) = upstreams.last() {
+            return Ok(upstream.clone());
+        }
+        let accepted = &self.backend.accepted_host_keys;
+        let upstream = Upstream::connect(node, self.login_on(node), accepted)
+            .await
+            .map_err(|error| self.failed(error.failure))?;
+        let upstream = Arc::new(upstream);
+        upstreams.push(upstream.clone());
+        Ok(upstream)
+    }
+
+    fn login_on<'a>(&'a self, node: &'a NodeRecord) -> &'a Login {
+        self.login.as_ref().unwrap_or(&node.login)
     }
 }
 
@@ -141,7 +150,7 @@ impl Attachment for NodeAttachment {
         console: &mut dyn Console,
     ) -> Result<BackendSession, BackendError> {
         let node = self.look_up()?;
-        let channel = self.open_channel(&node, console).await?;
+        let channel = self.open_session(&node, console).await?;
         let session = session::start(channel, request, node.options.connect)
             .await
             .map_err(|failure| self.failed(failure))?;
@@ -163,6 +172,14 @@ impl Attachment for NodeAttachment {
         }
     }
 
+    async fn connect(&self, to: &StreamTarget) -> Result<BackendSession, StreamError> {
+        let unreachable = |error: BackendError| StreamError::Failed(error.to_string());
+        let node = self.look_up().map_err(unreachable)?;
+        let upstream = self.upstream(&node).await.map_err(unreachable)?;
+        let channel = upstream.open_stream(to, node.options.connect).await?;
+        Ok(session::stream(channel))
+    }
+
     async fn close(&self) {
         for upstream in self.upstreams.lock().await.drain(..) {
             upstream.disconnect().await;
@@ -170,16 +187,9 @@ impl Attachment for NodeAttachment {
     }
 }
 
-fn allowed(node: &NodeRecord) -> bool {
-    node.options
-        .networks
-        .iter()
-        .any(|network| network.contains(node.address.ip()))
-}
-
 /// Addresses may change while a node boots, so each attempt checks again.
 fn check_address(node: &NodeRecord) -> Result<(), ConnectError> {
-    if allowed(node) {
+    if node.is_on_allowed_network() {
         return Ok(());
     }
     let address = node.address.ip();

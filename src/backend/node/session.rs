@@ -37,22 +37,9 @@ pub(super) async fn start(
             .iter()
             .filter_map(|&(code, value)| Pty::from_u8(code).map(|code| (code, value)))
             .collect();
-        let WindowSize {
-            columns,
-            rows,
-            width_pixels,
-            height_pixels,
-        } = pty.size;
+        let WindowSize { columns, rows, width_pixels, height_pixels } = pty.size;
         write
-            .request_pty(
-                true,
-                &pty.term,
-                columns,
-                rows,
-                width_pixels,
-                height_pixels,
-                &modes,
-            )
+            .request_pty(true, &pty.term, columns, rows, width_pixels, height_pixels, &modes)
             .await
             .map_err(lost)?;
         answers_due.push("a terminal".to_owned());
@@ -67,10 +54,7 @@ pub(super) async fn start(
             answers_due.push("the command".to_owned());
         }
         Program::Subsystem(name) => {
-            write
-                .request_subsystem(true, name.clone())
-                .await
-                .map_err(lost)?;
+            write.request_subsystem(true, name.clone()).await.map_err(lost)?;
             answers_due.push(format!("the subsystem \"{name}\""));
         }
     }
@@ -86,13 +70,23 @@ pub(super) async fn start(
             }
         }
     }
+    Ok(ends(read, write))
+}
+
+/// The ends of a connection that was opened on the node.
+pub(super) fn stream(channel: Channel<Msg>) -> BackendSession {
+    let (read, write) = channel.split();
+    ends(read, write)
+}
+
+fn ends(read: ChannelReadHalf, write: ChannelWriteHalf<Msg>) -> BackendSession {
     let write = Arc::new(write);
-    Ok(BackendSession {
+    BackendSession {
         stdin: Box::new(ChannelStdin(write.clone())),
         control: Arc::new(ChannelControl(write)),
         output: Box::new(ChannelOutput { read, ended: false }),
         output_is_shared: true,
-    })
+    }
 }
 
 /// The answer to one request. Nothing else comes before the program has started.
@@ -102,6 +96,7 @@ async fn answer(read: &mut ChannelReadHalf) -> Option<bool> {
             ChannelMsg::Success => return Some(true),
             ChannelMsg::Failure => return Some(false),
             ChannelMsg::Close => return None,
+            ChannelMsg::WindowAdjusted { .. } => {}
             other => debug!(?other, "unexpected before the program's start"),
         }
     }
@@ -125,23 +120,12 @@ struct ChannelControl(Arc<ChannelWriteHalf<Msg>>);
 #[async_trait]
 impl Control for ChannelControl {
     async fn window_change(&self, size: WindowSize) -> Result<(), Gone> {
-        let WindowSize {
-            columns,
-            rows,
-            width_pixels,
-            height_pixels,
-        } = size;
-        self.0
-            .window_change(columns, rows, width_pixels, height_pixels)
-            .await
-            .map_err(|_| Gone)
+        let WindowSize { columns, rows, width_pixels, height_pixels } = size;
+        self.0.window_change(columns, rows, width_pixels, height_pixels).await.map_err(|_| Gone)
     }
 
     async fn signal(&self, name: &str) -> Result<(), Gone> {
-        self.0
-            .signal(crate::ssh::signal::from_name(name))
-            .await
-            .map_err(|_| Gone)
+        self.0.signal(crate::ssh::signal::from_name(name)).await.map_err(|_| Gone)
     }
 
     async fn hang_up(&self) {
@@ -171,10 +155,7 @@ impl Output for ChannelOutput {
                     return Some(OutputEvent::Exit(ExitStatus::Code(exit_status)));
                 }
                 Some(ChannelMsg::ExitSignal {
-                    signal_name,
-                    core_dumped,
-                    error_message,
-                    ..
+                    signal_name, core_dumped, error_message, ..
                 }) => {
                     return Some(OutputEvent::Exit(ExitStatus::Signal {
                         name: crate::ssh::signal::name(signal_name),

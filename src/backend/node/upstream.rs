@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use russh::client::{Config, Handle};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
-use russh::{Channel, Disconnect};
+use russh::{Channel, ChannelOpenFailure, Disconnect};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use super::host_key::HostKeys;
-use crate::backend::NodeFailure;
+use crate::backend::{NodeFailure, StreamError, StreamTarget};
 use crate::inventory::NodeRecord;
 use crate::names::Login;
 use crate::ssh::algorithms;
@@ -70,10 +70,7 @@ impl Upstream {
             Ok(opened) => opened?,
             Err(_) => return Err(booting(NodeFailure::Handshake(no_answer(bound)))),
         };
-        Ok(Self {
-            handle,
-            _end_with_us: end_with_us,
-        })
+        Ok(Self { handle, _end_with_us: end_with_us })
     }
 
     /// Whether the connection has ended.
@@ -88,14 +85,42 @@ impl Upstream {
     ) -> Result<Channel<russh::client::Msg>, NodeFailure> {
         match timeout(bound, self.handle.channel_open_session()).await {
             Ok(Ok(channel)) => Ok(channel),
-            Ok(Err(russh::Error::ChannelOpenFailure(refusal))) => Err(NodeFailure::RequestRefused(
-                format!("a session channel ({refusal:?})"),
-            )),
+            Ok(Err(russh::Error::ChannelOpenFailure(refusal))) => {
+                Err(NodeFailure::RequestRefused(format!("a session channel ({refusal:?})")))
+            }
             Ok(Err(_)) => Err(NodeFailure::ConnectionLost),
             Err(_) => Err(NodeFailure::RequestRefused(format!(
                 "a session channel ({})",
                 no_answer(bound)
             ))),
+        }
+    }
+
+    /// Opens a connection on the node. Bounded by `bound`.
+    pub(super) async fn open_stream(
+        &self,
+        to: &StreamTarget,
+        bound: Duration,
+    ) -> Result<Channel<russh::client::Msg>, StreamError> {
+        let opening = async {
+            match to {
+                StreamTarget::Tcp { host, port } => {
+                    let port = u32::from(*port);
+                    // The originator is the gateway, as far as the node is concerned.
+                    self.handle.channel_open_direct_tcpip(host, port, "127.0.0.1", 0).await
+                }
+                StreamTarget::Unix { path } => {
+                    self.handle.channel_open_direct_streamlocal(path).await
+                }
+            }
+        };
+        match timeout(bound, opening).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(russh::Error::ChannelOpenFailure(
+                ChannelOpenFailure::AdministrativelyProhibited,
+            ))) => Err(StreamError::Prohibited(format!("the node refuses to open {to}"))),
+            Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),
+            Err(_) => Err(StreamError::Failed(no_answer(bound))),
         }
     }
 
@@ -126,10 +151,7 @@ async fn read_files(
 pub(super) fn read_identity(file: &PathBuf) -> Result<Arc<PrivateKey>, NodeFailure> {
     match russh::keys::load_secret_key(file, None) {
         Ok(key) => Ok(Arc::new(key)),
-        Err(error) => Err(NodeFailure::Identity(format!(
-            "{}: {error}",
-            file.display()
-        ))),
+        Err(error) => Err(NodeFailure::Identity(format!("{}: {error}", file.display()))),
     }
 }
 
@@ -153,10 +175,7 @@ async fn handshake(
         ..Config::default()
     });
     let verdict = Verdict::default();
-    let handler = NodeHandler {
-        host_keys: Arc::new(host_keys),
-        verdict: verdict.clone(),
-    };
+    let handler = NodeHandler { host_keys: Arc::new(host_keys), verdict: verdict.clone() };
     let connected = russh::client::connect_stream(config, stream, handler).await;
     let mut handle = match connected {
         Ok(handle) => handle,
@@ -169,10 +188,7 @@ async fn handshake(
     };
 
     let hash = if identity.algorithm().is_rsa() {
-        handle
-            .best_supported_rsa_hash()
-            .await
-            .map_err(|error| handshake_failure(&error))?
+        handle.best_supported_rsa_hash().await.map_err(|error| handshake_failure(&error))?
     } else {
         None
     };
@@ -192,17 +208,11 @@ async fn handshake(
 }
 
 fn final_failure(failure: NodeFailure) -> ConnectError {
-    ConnectError {
-        failure,
-        may_be_booting: false,
-    }
+    ConnectError { failure, may_be_booting: false }
 }
 
 fn booting(failure: NodeFailure) -> ConnectError {
-    ConnectError {
-        failure,
-        may_be_booting: true,
-    }
+    ConnectError { failure, may_be_booting: true }
 }
 
 fn handshake_failure(error: &russh::Error) -> ConnectError {
@@ -214,10 +224,7 @@ fn handshake_failure(error: &russh::Error) -> ConnectError {
         Error::IO(error) => reason(error),
         other => other.to_string(),
     };
-    ConnectError {
-        failure: NodeFailure::Handshake(reason),
-        may_be_booting: hung_up,
-    }
+    ConnectError { failure: NodeFailure::Handshake(reason), may_be_booting: hung_up }
 }
 
 fn no_answer(bound: Duration) -> String {
