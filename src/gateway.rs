@@ -17,7 +17,7 @@ use crate::auth::{AuthSetupError, Authenticator};
 use crate::backend::image::ImageBackend;
 use crate::backend::lobby::Lobby;
 use crate::backend::node::NodeBackend;
-use crate::backend::{Attachment, Backend, BackendError, Caller};
+use crate::backend::{Attachment, Backend, BackendError, Caller, ClientChannels};
 use crate::config::{Config, HostKeyPolicy};
 use crate::inventory::{Inventories, Inventory};
 use crate::inventory::static_toml::StaticInventory;
@@ -175,10 +175,15 @@ struct Backends {
 }
 
 impl Backend for Backends {
-    fn attach(&self, caller: Caller, target: &Target) -> Result<Arc<dyn Attachment>, BackendError> {
+    fn attach(
+        &self,
+        caller: Caller,
+        client: Arc<dyn ClientChannels>,
+        target: &Target,
+    ) -> Result<Arc<dyn Attachment>, BackendError> {
         match target {
             Target::Image(image) => Ok(self.images.attach(caller, image.clone())),
-            Target::Nodes(nodes) => self.attach_node(nodes),
+            Target::Nodes(nodes) => self.attach_node(client, nodes),
             Target::Lobby => Ok(Arc::new(self.lobby(caller))),
         }
     }
@@ -194,9 +199,13 @@ impl Backends {
         Lobby::new(caller, self.lobby.clone(), self.inventory.clone(), allows)
     }
 
-    fn attach_node(&self, target: &NodesTarget) -> Result<Arc<dyn Attachment>, BackendError> {
+    fn attach_node(
+        &self,
+        client: Arc<dyn ClientChannels>,
+        target: &NodesTarget,
+    ) -> Result<Arc<dyn Attachment>, BackendError> {
         match target.single() {
-            Some(name) => Ok(self.nodes.attach(name.clone(), target.login.clone())),
+            Some(name) => Ok(self.nodes.attach(client, name.clone(), target.login.clone())),
             None => Err(BackendError::Unsupported(
                 "several nodes at once are not supported yet; name one node".to_owned(),
             )),

@@ -76,6 +76,29 @@ pub struct SessionRequest {
     pub pty: Option<PtyRequest>,
     /// Variables of `env` requests, in order. Values are never logged.
     pub env: Vec<(String, String)>,
+    /// Whether the client offers its agent, `auth-agent-req@openssh.com`.
+    pub agent: bool,
+    /// Whether and how the client offers its display.
+    pub x11: Option<X11Request>,
+}
+
+/// An `x11-req`, RFC 4254 section 6.3.1.
+#[derive(Clone, PartialEq, Eq)]
+pub struct X11Request {
+    /// Only one connection is to be forwarded.
+    pub single_connection: bool,
+    /// The X11 authentication protocol.
+    pub protocol: String,
+    /// The X11 authentication cookie, in hexadecimal: a secret.
+    pub cookie: String,
+    /// The screen number.
+    pub screen: u32,
+}
+
+impl fmt::Debug for X11Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X11Request").finish_non_exhaustive()
+    }
 }
 
 impl SessionRequest {
@@ -134,6 +157,64 @@ impl fmt::Display for StreamTarget {
             Self::Unix { path } => f.write_str(path),
         }
     }
+}
+
+/// Where the target is to listen for the client, RFC 4254 section 7.1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `tcpip-forward`; port 0: any.
+    Tcp {
+        /// The address, in the RFC's notation ("" is everywhere).
+        address: String,
+        /// The port.
+        port: u16,
+    },
+    /// `streamlocal-forward@openssh.com`: a socket's path on the target.
+    Unix {
+        /// The path.
+        path: String,
+    },
+}
+
+/// A connection that arrived on the target and is meant for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// On a [`Listen::Tcp`].
+    Tcp {
+        /// The address that was asked for.
+        address: String,
+        /// The port it arrived on.
+        port: u32,
+        /// Where it came from.
+        originator: (String, u32),
+    },
+    /// On a [`Listen::Unix`].
+    Unix {
+        /// The socket's path.
+        path: String,
+    },
+    /// For the client's agent.
+    Agent,
+    /// For the client's display.
+    X11 {
+        /// Where it came from.
+        originator: (String, u32),
+    },
+}
+
+/// The target's end of an [`Arrival`], which waits for the client's answer.
+#[async_trait]
+pub trait ArrivedConnection: Send {
+    /// The client took it.
+    async fn accept(self: Box<Self>) -> BackendSession;
+    /// The client did not.
+    async fn refuse(self: Box<Self>);
+}
+
+/// The client, as far as a target may open channels to it.
+pub trait ClientChannels: Send + Sync {
+    /// Offers a connection; it is relayed, or refused, in a task of the client's connection.
+    fn offer(&self, arrival: Arrival, connection: Box<dyn ArrivedConnection>);
 }
 
 /// Why a forwarded connection was not opened, RFC 4254 section 5.1.
@@ -281,7 +362,12 @@ pub trait Console: Send {
 /// Opens targets.
 pub trait Backend: Send + Sync {
     /// Prepares a target for one client connection. Does no I/O.
-    fn attach(&self, caller: Caller, target: &Target) -> Result<Arc<dyn Attachment>, BackendError>;
+    fn attach(
+        &self,
+        caller: Caller,
+        client: Arc<dyn ClientChannels>,
+        target: &Target,
+    ) -> Result<Arc<dyn Attachment>, BackendError>;
 }
 
 /// A target, held for one client connection.
@@ -308,6 +394,16 @@ pub trait Attachment: Send + Sync {
     /// without an exit status.
     async fn connect(&self, to: &StreamTarget) -> Result<BackendSession, StreamError> {
         Err(StreamError::Prohibited(format!("this target forwards nothing (asked for {to})")))
+    }
+
+    /// Listens on the target's side for the client. Returns the port (0 for a socket).
+    async fn listen(&self, on: &Listen) -> Result<u32, StreamError> {
+        Err(StreamError::Prohibited(format!("this target listens nowhere (asked for {on:?})")))
+    }
+
+    /// Ends what [`Attachment::listen`] began.
+    async fn stop_listening(&self, on: &Listen) -> Result<(), StreamError> {
+        Err(StreamError::Prohibited(format!("nothing listens there ({on:?})")))
     }
 
     /// The client's connection ended: releases everything. Idempotent, bounded in time.

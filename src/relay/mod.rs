@@ -25,6 +25,9 @@ use spool::{Consumer, Piece, SpoolLimits, Stream, spool};
 /// How long a backend may take over hanging up.
 const HANG_UP: Duration = Duration::from_secs(5);
 
+/// How long a program may take over the last input of a client that is gone.
+const LAST_INPUT: Duration = Duration::from_secs(10);
+
 /// The client's EOF, as a mark in its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InputEof;
@@ -79,14 +82,6 @@ pub async fn run(
     let BackendSession { mut stdin, control: backend, output: mut source, output_is_shared } =
         session;
 
-    let inward = async {
-        tokio::join!(
-            carry_input(input, stdin.as_mut(), counters),
-            carry_control(control, backend.as_ref()),
-        );
-        // The program does not care for input any more; its output decides the end.
-        std::future::pending::<()>().await;
-    };
     let outward = async {
         if output_is_shared {
             carry_shared_output(source.as_mut(), output, limits, counters).await
@@ -94,19 +89,28 @@ pub async fn run(
             carry_output(source.as_mut(), output, counters).await
         }
     };
-    let ended = tokio::select! {
-        ended = outward => ended,
-        () = inward => Err(Gone),
-        () = output.gone() => Err(Gone),
-    };
-    match ended {
-        Ok(Some(status)) => SessionEnd::Exited(status),
-        Ok(None) => SessionEnd::BackendLost,
-        Err(Gone) => {
-            hang_up(&backend).await;
-            SessionEnd::ClientGone
+    let inward = carry_input(input, stdin.as_mut(), counters);
+    let controlling = carry_control(control, backend.as_ref());
+    tokio::pin!(outward, inward, controlling);
+    let (mut input_carried, mut control_carried) = (false, false);
+    loop {
+        tokio::select! {
+            ended = &mut outward => match ended {
+                Ok(Some(status)) => return SessionEnd::Exited(status),
+                Ok(None) => return SessionEnd::BackendLost,
+                Err(Gone) => break,
+            },
+            () = &mut inward, if !input_carried => input_carried = true,
+            () = &mut controlling, if !control_carried => control_carried = true,
+            () = output.gone() => break,
         }
     }
+    // What the client sent before it closed is still meant for the program.
+    if !input_carried && tokio::time::timeout(LAST_INPUT, inward).await.is_err() {
+        warn!("the last input of a client that went away was not taken and is dropped");
+    }
+    hang_up(&backend).await;
+    SessionEnd::ClientGone
 }
 
 async fn hang_up(backend: &Arc<dyn Control>) {

@@ -191,12 +191,27 @@ async fn signals_and_window_changes_overtake_stalled_input() {
     assert_eq!(*rig.program.sizes.lock().unwrap(), [size]);
     assert!(rig.program.taken.lock().unwrap().is_empty());
     rig.client.gone.cancel();
-    rig.running.await.unwrap();
+    rig.running.abort();
+}
+
+#[tokio::test]
+async fn input_sent_before_the_client_closed_reaches_the_program() {
+    let rig = start(slow, true);
+    for _ in 0..1000 {
+        rig.input.push(Piece::Bytes(Stream::Data, bytes("last words "))).await;
+    }
+    drop(rig.input);
+    rig.client.gone.cancel();
+    rig.program.release_input.notify_one();
+    assert_eq!(rig.running.await.unwrap(), SessionEnd::ClientGone);
+    assert_eq!(rig.program.taken.lock().unwrap().len(), 11_000);
+    assert!(rig.program.hung_up.is_cancelled());
 }
 
 #[tokio::test]
 async fn a_client_that_goes_away_hangs_the_program_up() {
     let rig = start(slow, false);
+    drop(rig.input);
     rig.client.gone.cancel();
     assert_eq!(rig.running.await.unwrap(), SessionEnd::ClientGone);
     assert!(rig.program.hung_up.is_cancelled());

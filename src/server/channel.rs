@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::connection::Connection;
-use crate::backend::{ExitStatus, Gone, Program, PtyRequest, WindowSize};
+use crate::backend::{ExitStatus, Gone, Program, PtyRequest, WindowSize, X11Request};
 use crate::relay::spool::{Consumer, Piece, Producer, Stream, spool};
 use crate::relay::{ClientOutput, ControlRequests, InputEof};
 
@@ -31,6 +31,8 @@ const INTERRUPT_KEY: u8 = 0x03;
 pub(super) enum SetupRequest {
     Pty(PtyRequest),
     Env(String, String),
+    Agent,
+    X11(X11Request),
     Start(Program),
 }
 
@@ -200,7 +202,13 @@ struct Reader {
 
 impl Reader {
     async fn run(self, mut channel: ChannelReadHalf) {
-        while let Some(message) = channel.wait().await {
+        loop {
+            let message = tokio::select! {
+                message = channel.wait() => message,
+                // The client is still there, to be told why.
+                () = self.output.connection.ending() => return self.finish().await,
+            };
+            let Some(message) = message else { break };
             match message {
                 ChannelMsg::Data { data } => {
                     self.output.connection.touch();
@@ -213,7 +221,13 @@ impl Reader {
             }
         }
         self.output.closed.cancel();
-        // The session's own end decides when this task ends.
+        self.finish().await
+    }
+
+    /// What was read is still carried: the queue ends after it. The session's own end decides
+    /// when the task ends.
+    async fn finish(self) {
+        drop(self);
         std::future::pending().await
     }
 
@@ -240,6 +254,17 @@ impl Reader {
             }
             ChannelMsg::SetEnv { variable_name, variable_value, .. } => {
                 self.set_up(SetupRequest::Env(variable_name, variable_value));
+            }
+            ChannelMsg::AgentForward { .. } => self.set_up(SetupRequest::Agent),
+            ChannelMsg::RequestX11 {
+                single_connection,
+                x11_authentication_protocol: protocol,
+                x11_authentication_cookie: cookie,
+                x11_screen_number: screen,
+                ..
+            } => {
+                let request = X11Request { single_connection, protocol, cookie, screen };
+                self.set_up(SetupRequest::X11(request));
             }
             ChannelMsg::RequestShell { .. } => self.set_up(SetupRequest::Start(Program::Shell)),
             ChannelMsg::Exec { command, .. } => {

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Span;
 
 use super::Server;
+use super::arrival::ClientSide;
 use super::refusal::Refusal;
 use crate::auth::Identity;
 use crate::backend::{Attachment, Caller};
@@ -109,13 +110,18 @@ impl Connection {
         self.client.get().map(|client| &client.identity)
     }
 
+    /// Whether the credentials forbid forwards of any kind.
+    pub(super) fn port_forwarding_prohibited(&self) -> bool {
+        self.identity().is_none_or(|identity| identity.restrictions.no_port_forwarding)
+    }
+
     /// The client's SSH transport, once authenticated.
     pub(super) fn handle(&self) -> Option<Handle> {
         self.client.get().map(|client| client.handle.clone())
     }
 
     /// The target, attached to at the first call. Does no I/O.
-    pub(super) fn attach(&self) -> Result<Arc<dyn Attachment>, Refusal> {
+    pub(super) fn attach(self: &Arc<Self>) -> Result<Arc<dyn Attachment>, Refusal> {
         let Some(client) = self.client.get() else {
             return Err(Refusal::ended("not authenticated"));
         };
@@ -129,8 +135,12 @@ impl Connection {
             return Ok(attachment.clone());
         }
         let caller = Caller { identity: identity.clone(), peer: self.peer, connection: self.id };
-        let attached =
-            self.server.backend.attach(caller, target).map_err(|error| Refusal::from(&error))?;
+        let channels = Arc::new(ClientSide::of(self));
+        let attached = self
+            .server
+            .backend
+            .attach(caller, channels, target)
+            .map_err(|error| Refusal::from(&error))?;
         Ok(attachment.insert(attached).clone())
     }
 

@@ -11,12 +11,12 @@ use russh::server::{
     Auth, ChannelOpenHandle, Handle, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
-use tracing::{Instrument, debug, info};
+use tracing::{Instrument, info};
 
 use super::connection::Connection;
 use super::{forward, session};
-use crate::auth::Identity;
-use crate::backend::StreamTarget;
+use crate::auth::{Identity, Restrictions};
+use crate::backend::{Listen, StreamTarget};
 use crate::names::AccountName;
 use crate::target::{Username, UsernameError};
 
@@ -69,7 +69,7 @@ impl ClientHandler {
         handle: Handle,
     ) {
         let connection = &self.connection;
-        if connection.identity().is_none_or(|identity| identity.restrictions.no_port_forwarding) {
+        if connection.port_forwarding_prohibited() {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return;
         }
@@ -81,8 +81,8 @@ impl ClientHandler {
         connection.sessions.spawn(serving.instrument(connection.span.clone()));
     }
 
-    fn no_pty(&self) -> bool {
-        self.connection.identity().is_some_and(|identity| identity.restrictions.no_pty)
+    fn restrictions(&self) -> Option<&Restrictions> {
+        self.connection.identity().map(|identity| &identity.restrictions)
     }
 }
 
@@ -239,7 +239,7 @@ impl russh::server::Handler for ClientHandler {
         _modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if self.no_pty() {
+        if self.restrictions().is_none_or(|restrictions| restrictions.no_pty) {
             session.channel_failure(channel)
         } else {
             session.channel_success(channel)
@@ -255,8 +255,63 @@ impl russh::server::Handler for ClientHandler {
         _x11_screen_number: u32,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        debug!(parent: &self.connection.span, "X11 forwarding refused");
-        session.channel_failure(channel)
+        if self.restrictions().is_none_or(|restrictions| restrictions.no_x11_forwarding) {
+            session.channel_failure(channel)
+        } else {
+            session.channel_success(channel)
+        }
+    }
+
+    async fn agent_request(
+        &mut self,
+        _channel: ChannelId,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        Ok(self.restrictions().is_some_and(|restrictions| !restrictions.no_agent_forwarding))
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let Ok(asked) = u16::try_from(*port) else { return Ok(false) };
+        let on = Listen::Tcp { address: address.to_owned(), port: asked };
+        let listening = forward::listen(&self.connection, &on).await;
+        if let Some(chosen) = listening {
+            *port = chosen;
+        }
+        Ok(listening.is_some())
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let Ok(port) = u16::try_from(port) else { return Ok(false) };
+        let on = Listen::Tcp { address: address.to_owned(), port };
+        Ok(forward::stop_listening(&self.connection, &on).await)
+    }
+
+    async fn streamlocal_forward(
+        &mut self,
+        socket_path: &str,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let on = Listen::Unix { path: socket_path.to_owned() };
+        Ok(forward::listen(&self.connection, &on).await.is_some())
+    }
+
+    async fn cancel_streamlocal_forward(
+        &mut self,
+        socket_path: &str,
+        _session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let on = Listen::Unix { path: socket_path.to_owned() };
+        Ok(forward::stop_listening(&self.connection, &on).await)
     }
 
     async fn env_request(

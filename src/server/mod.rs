@@ -4,6 +4,7 @@
 //! ([`handler`]), then its session channels ([`session`]) until the client leaves, stays idle too
 //! long, or the gateway shuts down.
 
+mod arrival;
 mod channel;
 mod connection;
 mod console;

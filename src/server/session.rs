@@ -11,6 +11,7 @@ use super::channel::{self, ChannelOutput, SessionChannel, SetupRequest};
 use super::connection::{Connection, Slot};
 use super::console::ChannelConsole;
 use super::refusal::Refusal;
+use crate::auth::Restrictions;
 use crate::backend::{BackendError, Console, ExitStatus, Program, SessionEnd, SessionRequest};
 use crate::relay::{self, Counters};
 
@@ -34,16 +35,14 @@ pub(super) async fn run(
     drop(slot);
 }
 
-async fn serve(mut channel: SessionChannel, connection: &Connection) {
+async fn serve(mut channel: SessionChannel, connection: &Arc<Connection>) {
     let output = channel.output.clone();
     let Some(mut request) = read_requests(&mut channel, &output).await else {
         debug!("the session channel was closed before anything was started on it");
         return;
     };
-    if let Some(command) =
-        connection.identity().and_then(|identity| identity.restrictions.forced_command.clone())
-    {
-        request.program = Program::Exec(command.into());
+    if let Some(identity) = connection.identity() {
+        restrict(&mut request, &identity.restrictions);
     }
 
     let started = Instant::now();
@@ -66,6 +65,20 @@ async fn serve(mut channel: SessionChannel, connection: &Connection) {
     output.conclude(&status).await;
 }
 
+/// Takes out what the credentials do not allow; the handler refused it to the client.
+fn restrict(request: &mut SessionRequest, restrictions: &Restrictions) {
+    if restrictions.no_pty {
+        request.pty = None;
+    }
+    request.agent &= !restrictions.no_agent_forwarding;
+    if restrictions.no_x11_forwarding {
+        request.x11 = None;
+    }
+    if let Some(command) = &restrictions.forced_command {
+        request.program = Program::Exec(command.clone().into());
+    }
+}
+
 /// Collects what the client asks for until it starts a program; `None`: it closed the channel.
 async fn read_requests(
     channel: &mut SessionChannel,
@@ -73,8 +86,13 @@ async fn read_requests(
 ) -> Option<SessionRequest> {
     use crate::relay::ClientOutput;
 
-    let mut pty = None;
-    let mut env: Vec<(String, String)> = Vec::new();
+    let mut request = SessionRequest {
+        program: Program::Shell,
+        pty: None,
+        env: Vec::new(),
+        agent: false,
+        x11: None,
+    };
     let mut env_bytes = 0;
     loop {
         let next = tokio::select! {
@@ -82,14 +100,19 @@ async fn read_requests(
             () = output.gone() => return None,
         };
         match next {
-            SetupRequest::Pty(request) => pty = Some(request),
+            SetupRequest::Pty(pty) => request.pty = Some(pty),
             SetupRequest::Env(name, value) => {
                 env_bytes += name.len() + value.len();
-                if env.len() < MOST_ENV && env_bytes <= MOST_ENV_BYTES {
-                    env.push((name, value));
+                if request.env.len() < MOST_ENV && env_bytes <= MOST_ENV_BYTES {
+                    request.env.push((name, value));
                 }
             }
-            SetupRequest::Start(program) => return Some(SessionRequest { program, pty, env }),
+            SetupRequest::Agent => request.agent = true,
+            SetupRequest::X11(x11) => request.x11 = Some(x11),
+            SetupRequest::Start(program) => {
+                request.program = program;
+                return Some(request);
+            }
         }
     }
 }
@@ -97,7 +120,7 @@ async fn read_requests(
 /// Opens the target, relays, and finishes; a failure was told to the client.
 async fn attempt(
     channel: &mut SessionChannel,
-    connection: &Connection,
+    connection: &Arc<Connection>,
     request: &SessionRequest,
     counters: &Counters,
 ) -> Result<ExitStatus, Refusal> {

@@ -1,13 +1,14 @@
 //! Waits for a node that is booting, while the client is kept informed and can give up.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 use tracing::info;
 
 use super::upstream::{ConnectError, Upstream};
-use crate::backend::{BackendError, Console, NodeFailure};
+use crate::backend::{BackendError, ClientChannels, Console, NodeFailure};
 use crate::inventory::{Freshness, Inventories, NodeRecord};
 use crate::names::Login;
 
@@ -21,6 +22,7 @@ pub(super) async fn connect(
     login: &Login,
     inventory: &Inventories,
     accepted: &Path,
+    client: &Arc<dyn ClientChannels>,
     console: &mut dyn Console,
 ) -> Result<Upstream, BackendError> {
     let bound = node.options.boot_wait;
@@ -32,7 +34,7 @@ pub(super) async fn connect(
     ticks.tick().await;
     loop {
         let attempted = {
-            let attempt = attempt(&node, login, inventory, accepted, bound);
+            let attempt = attempt(&node, login, inventory, accepted, client);
             tokio::pin!(attempt);
             loop {
                 tokio::select! {
@@ -82,18 +84,18 @@ async fn attempt(
     login: &Login,
     inventory: &Inventories,
     accepted: &Path,
-    bound: Duration,
+    client: &Arc<dyn ClientChannels>,
 ) -> Result<Upstream, ConnectError> {
     // An old answer says nothing about now; then only the connection itself tells.
     let says_booting = node.booted == Some(false) && inventory.freshness() == Freshness::Fresh;
-    if says_booting && !bound.is_zero() {
+    if says_booting && !node.options.boot_wait.is_zero() {
         return Err(ConnectError {
             failure: NodeFailure::Unreachable("the WalT server says it is booting".to_owned()),
             may_be_booting: true,
         });
     }
     super::check_address(node)?;
-    Upstream::connect(node, login, accepted).await
+    Upstream::connect(node, login, accepted, client.clone()).await
 }
 
 fn status(node: &NodeRecord, reason: &str, waited: Duration, terminal: bool) -> String {

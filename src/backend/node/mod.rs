@@ -4,6 +4,7 @@
 //! A client connection has one connection to its node, opened with its first session and shared by
 //! all of them; another is opened when the node takes no more sessions on the first.
 
+mod arrivals;
 mod boot_wait;
 mod host_key;
 mod session;
@@ -13,13 +14,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use russh::Channel;
+use russh::client::Msg;
 use tokio::sync::Mutex;
 use tracing::debug;
 
 use self::upstream::{ConnectError, Upstream};
 use super::{
-    Attachment, BackendError, BackendSession, Console, NodeFailure, SessionEnd, SessionRequest,
-    StreamError, StreamTarget,
+    Attachment, BackendError, BackendSession, ClientChannels, Console, Listen, NodeFailure,
+    SessionEnd, SessionRequest, StreamError, StreamTarget,
 };
 use crate::config::{BootMode, NodeOptions};
 use crate::inventory::{Inventories, NodeRecord};
@@ -41,9 +44,15 @@ impl NodeBackend {
     }
 
     /// A node, for one client connection. Looked up at each session.
-    pub fn attach(self: &Arc<Self>, name: NodeName, login: Option<Login>) -> Arc<dyn Attachment> {
+    pub fn attach(
+        self: &Arc<Self>,
+        client: Arc<dyn ClientChannels>,
+        name: NodeName,
+        login: Option<Login>,
+    ) -> Arc<dyn Attachment> {
         Arc::new(NodeAttachment {
             backend: self.clone(),
+            client,
             name,
             login,
             upstreams: Mutex::new(Vec::new()),
@@ -65,6 +74,7 @@ pub fn check_identity(options: &NodeOptions) -> Result<(), String> {
 
 struct NodeAttachment {
     backend: Arc<NodeBackend>,
+    client: Arc<dyn ClientChannels>,
     name: NodeName,
     login: Option<Login>,
     /// Those of this client connection only: nothing of one user's may reach another.
@@ -96,14 +106,14 @@ impl NodeAttachment {
         &self,
         node: &NodeRecord,
         console: &mut dyn Console,
-    ) -> Result<russh::Channel<russh::client::Msg>, BackendError> {
+    ) -> Result<(Arc<Upstream>, Channel<Msg>), BackendError> {
         let bound = node.options.connect;
         // Sessions that start together wait here for the one connection they will share.
         let mut upstreams = self.upstreams.lock().await;
         upstreams.retain(|upstream| !upstream.is_closed());
         for upstream in upstreams.iter().rev() {
             match upstream.open_session(bound).await {
-                Ok(channel) => return Ok(channel),
+                Ok(channel) => return Ok((upstream.clone(), channel)),
                 Err(failure) => debug!(?failure, "opening another connection to the node"),
             }
         }
@@ -112,12 +122,14 @@ impl NodeAttachment {
             self.login_on(node),
             &self.backend.inventory,
             &self.backend.accepted_host_keys,
+            &self.client,
             console,
         )
         .await?;
         let channel = upstream.open_session(bound).await.map_err(|failure| self.failed(failure))?;
-        upstreams.push(Arc::new(upstream));
-        Ok(channel)
+        let upstream = Arc::new(upstream);
+        upstreams.push(upstream.clone());
+        Ok((upstream, channel))
     }
 
     /// A connection that is there already, or a new one. Does not wait for a node to boot, as
@@ -129,7 +141,7 @@ impl NodeAttachment {
             return Ok(upstream.clone());
         }
         let accepted = &self.backend.accepted_host_keys;
-        let upstream = Upstream::connect(node, self.login_on(node), accepted)
+        let upstream = Upstream::connect(node, self.login_on(node), accepted, self.client.clone())
             .await
             .map_err(|error| self.failed(error.failure))?;
         let upstream = Arc::new(upstream);
@@ -150,7 +162,13 @@ impl Attachment for NodeAttachment {
         console: &mut dyn Console,
     ) -> Result<BackendSession, BackendError> {
         let node = self.look_up()?;
-        let channel = self.open_session(&node, console).await?;
+        let (upstream, channel) = self.open_session(&node, console).await?;
+        if request.agent {
+            upstream.arrivals.allow_agent();
+        }
+        if request.x11.is_some() {
+            upstream.arrivals.allow_x11();
+        }
         let session = session::start(channel, request, node.options.connect)
             .await
             .map_err(|failure| self.failed(failure))?;
@@ -178,6 +196,24 @@ impl Attachment for NodeAttachment {
         let upstream = self.upstream(&node).await.map_err(unreachable)?;
         let channel = upstream.open_stream(to, node.options.connect).await?;
         Ok(session::stream(channel))
+    }
+
+    async fn listen(&self, on: &Listen) -> Result<u32, StreamError> {
+        let unreachable = |error: BackendError| StreamError::Failed(error.to_string());
+        let node = self.look_up().map_err(unreachable)?;
+        let upstream = self.upstream(&node).await.map_err(unreachable)?;
+        upstream.listen(on, node.options.connect).await
+    }
+
+    async fn stop_listening(&self, on: &Listen) -> Result<(), StreamError> {
+        let node = self.look_up().map_err(|error| StreamError::Failed(error.to_string()))?;
+        let upstreams = self.upstreams.lock().await.clone();
+        for upstream in upstreams {
+            if upstream.stop_listening(on, node.options.connect).await.is_ok() {
+                return Ok(());
+            }
+        }
+        Err(StreamError::Failed("the node does not listen there".to_owned()))
     }
 
     async fn close(&self) {

@@ -12,7 +12,7 @@ use tracing::debug;
 
 use crate::backend::{
     BackendSession, Control, ExitStatus, Gone, NodeFailure, Output, OutputEvent, Program,
-    SessionRequest, Stdin, WindowSize,
+    SessionRequest, Stdin, WindowSize, X11Request,
 };
 
 /// `SSH_EXTENDED_DATA_STDERR`, RFC 4254 section 5.2.
@@ -30,6 +30,16 @@ pub(super) async fn start(
     let lost = |_| NodeFailure::ConnectionLost;
     for (name, value) in &request.env {
         write.set_env(false, name, value).await.map_err(lost)?;
+    }
+    if request.agent {
+        write.agent_forward(false).await.map_err(lost)?;
+    }
+    if let Some(x11) = &request.x11 {
+        let X11Request { single_connection, protocol, cookie, screen } = x11;
+        write
+            .request_x11(false, *single_connection, protocol, cookie, *screen)
+            .await
+            .map_err(lost)?;
     }
     if let Some(pty) = &request.pty {
         let modes: Vec<(Pty, u32)> = pty

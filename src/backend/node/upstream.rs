@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use russh::client::{Config, Handle};
+use russh::client::{ChannelOpenHandle, Config, Handle, Msg, Session};
 use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Channel, ChannelOpenFailure, Disconnect};
 use tokio::net::TcpStream;
@@ -14,8 +14,9 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
+use super::arrivals::Arrivals;
 use super::host_key::HostKeys;
-use crate::backend::{NodeFailure, StreamError, StreamTarget};
+use crate::backend::{Arrival, ClientChannels, Listen, NodeFailure, StreamError, StreamTarget};
 use crate::inventory::NodeRecord;
 use crate::names::Login;
 use crate::ssh::algorithms;
@@ -41,6 +42,8 @@ pub(super) struct ConnectError {
 /// An authenticated connection to a node.
 pub(super) struct Upstream {
     handle: Handle<NodeHandler>,
+    /// Channels that the node opens.
+    pub(super) arrivals: Arc<Arrivals>,
     _end_with_us: DropGuard,
 }
 
@@ -51,6 +54,7 @@ impl Upstream {
         node: &NodeRecord,
         login: &Login,
         accepted: &Path,
+        client: Arc<dyn ClientChannels>,
     ) -> Result<Self, ConnectError> {
         let (host_keys, identity) = read_files(node, accepted).await.map_err(final_failure)?;
         let bound = node.options.connect;
@@ -65,12 +69,13 @@ impl Upstream {
         let end = CancellationToken::new();
         let end_with_us = end.clone().drop_guard();
         let stream = CancellableStream::new(stream, &end);
-        let opening = handshake(stream, host_keys, identity, node, login);
+        let arrivals = Arc::new(Arrivals::new(client));
+        let opening = handshake(stream, host_keys, identity, node, login, arrivals.clone());
         let handle = match timeout(bound, opening).await {
             Ok(opened) => opened?,
             Err(_) => return Err(booting(NodeFailure::Handshake(no_answer(bound)))),
         };
-        Ok(Self { handle, _end_with_us: end_with_us })
+        Ok(Self { handle, arrivals, _end_with_us: end_with_us })
     }
 
     /// Whether the connection has ended.
@@ -79,10 +84,7 @@ impl Upstream {
     }
 
     /// Opens a session channel. Bounded by `bound`.
-    pub(super) async fn open_session(
-        &self,
-        bound: Duration,
-    ) -> Result<Channel<russh::client::Msg>, NodeFailure> {
+    pub(super) async fn open_session(&self, bound: Duration) -> Result<Channel<Msg>, NodeFailure> {
         match timeout(bound, self.handle.channel_open_session()).await {
             Ok(Ok(channel)) => Ok(channel),
             Ok(Err(russh::Error::ChannelOpenFailure(refusal))) => {
@@ -101,7 +103,7 @@ impl Upstream {
         &self,
         to: &StreamTarget,
         bound: Duration,
-    ) -> Result<Channel<russh::client::Msg>, StreamError> {
+    ) -> Result<Channel<Msg>, StreamError> {
         let opening = async {
             match to {
                 StreamTarget::Tcp { host, port } => {
@@ -119,6 +121,51 @@ impl Upstream {
             Ok(Err(russh::Error::ChannelOpenFailure(
                 ChannelOpenFailure::AdministrativelyProhibited,
             ))) => Err(StreamError::Prohibited(format!("the node refuses to open {to}"))),
+            Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),
+            Err(_) => Err(StreamError::Failed(no_answer(bound))),
+        }
+    }
+
+    /// Makes the node listen. Bounded by `bound`. Returns the port (0 for a socket).
+    pub(super) async fn listen(&self, on: &Listen, bound: Duration) -> Result<u32, StreamError> {
+        let asking = async {
+            match on {
+                Listen::Tcp { address, port } => {
+                    let chosen = self.handle.tcpip_forward(address, u32::from(*port)).await?;
+                    Ok(if *port == 0 { chosen } else { u32::from(*port) })
+                }
+                Listen::Unix { path } => self.handle.streamlocal_forward(path).await.map(|()| 0),
+            }
+        };
+        Self::answered(timeout(bound, asking).await, bound)
+    }
+
+    /// Ends a [`Upstream::listen`]. Bounded by `bound`.
+    pub(super) async fn stop_listening(
+        &self,
+        on: &Listen,
+        bound: Duration,
+    ) -> Result<(), StreamError> {
+        let asking = async {
+            match on {
+                Listen::Tcp { address, port } => {
+                    self.handle.cancel_tcpip_forward(address, u32::from(*port)).await
+                }
+                Listen::Unix { path } => self.handle.cancel_streamlocal_forward(path).await,
+            }
+        };
+        Self::answered(timeout(bound, asking).await, bound)
+    }
+
+    fn answered<T>(
+        answer: Result<Result<T, russh::Error>, tokio::time::error::Elapsed>,
+        bound: Duration,
+    ) -> Result<T, StreamError> {
+        match answer {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(russh::Error::RequestDenied)) => {
+                Err(StreamError::Prohibited("the node refuses".to_owned()))
+            }
             Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),
             Err(_) => Err(StreamError::Failed(no_answer(bound))),
         }
@@ -161,6 +208,7 @@ async fn handshake(
     identity: Arc<PrivateKey>,
     node: &NodeRecord,
     login: &Login,
+    arrivals: Arc<Arrivals>,
 ) -> Result<Handle<NodeHandler>, ConnectError> {
     let mut preferred = algorithms::preferred();
     preferred.key = Cow::Owned(host_keys.preferred_algorithms(&preferred.key));
@@ -175,7 +223,8 @@ async fn handshake(
         ..Config::default()
     });
     let verdict = Verdict::default();
-    let handler = NodeHandler { host_keys: Arc::new(host_keys), verdict: verdict.clone() };
+    let handler =
+        NodeHandler { host_keys: Arc::new(host_keys), verdict: verdict.clone(), arrivals };
     let connected = russh::client::connect_stream(config, stream, handler).await;
     let mut handle = match connected {
         Ok(handle) => handle,
@@ -261,6 +310,7 @@ impl Verdict {
 struct NodeHandler {
     host_keys: Arc<HostKeys>,
     verdict: Verdict,
+    arrivals: Arc<Arrivals>,
 }
 
 impl russh::client::Handler for NodeHandler {
@@ -282,5 +332,94 @@ impl russh::client::Handler for NodeHandler {
                 Ok(false)
             }
         }
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        connected_address: &str,
+        connected_port: u32,
+        originator_address: &str,
+        originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let arrival = Arrival::Tcp {
+            address: connected_address.to_owned(),
+            port: connected_port,
+            originator: (originator_address.to_owned(), originator_port),
+        };
+        self.arrivals.take(arrival, channel, reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        socket_path: &str,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let arrival = Arrival::Unix { path: socket_path.to_owned() };
+        self.arrivals.take(arrival, channel, reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.arrivals.take(Arrival::Agent, channel, reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        channel: Channel<Msg>,
+        originator_address: &str,
+        originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let originator = (originator_address.to_owned(), originator_port);
+        self.arrivals.take(Arrival::X11 { originator }, channel, reply);
+        Ok(())
+    }
+
+    // russh accepts the following by default. A node has no business opening them: dropping the
+    // reply refuses.
+
+    async fn server_channel_open_session(
+        &mut self,
+        _channel: Channel<Msg>,
+        _reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _channel: Channel<Msg>,
+        _host_to_connect: &str,
+        _port_to_connect: u32,
+        _originator_address: &str,
+        _originator_port: u32,
+        _reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _channel: Channel<Msg>,
+        _socket_path: &str,
+        _reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
     }
 }
