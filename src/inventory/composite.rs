@@ -143,7 +143,9 @@ mod tests {
 
     impl Source {
         fn fresh(nodes: &[(&str, &str)]) -> Self {
-            let nodes = nodes.iter().map(|(name, address)| node_record(name, address));
+            let nodes = nodes
+                .iter()
+                .map(|(name, address)| node_record(name, address));
             Self {
                 nodes: nodes.collect(),
                 images: Vec::new(),
@@ -219,7 +221,10 @@ mod tests {
         let mut first = Source::fresh(&[]);
         first.images = vec![image_record("bob/pc:latest")];
         let mut second = Source::fresh(&[]);
-        second.images = vec![image_record("alice/pc:latest"), image_record("bob/pc:latest")];
+        second.images = vec![
+            image_record("alice/pc:latest"),
+            image_record("bob/pc:latest"),
+        ];
         let names: Vec<String> = inventories(vec![first, second])
             .images()
             .into_iter()
