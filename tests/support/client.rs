@@ -1,0 +1,327 @@
+//! The stock ssh, scp and sftp.
+
+use std::fmt;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use super::log::Log;
+use super::process::{Process, bound_command};
+use super::{DEADLINE, Terminal};
+
+/// A client to be run.
+pub(crate) struct Client {
+    program: &'static str,
+    password: Option<String>,
+    options: Vec<String>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    stdin: Vec<u8>,
+}
+
+impl Client {
+    fn new(program: &'static str, config: &Path) -> Self {
+        Self {
+            program,
+            password: None,
+            options: vec!["-F".to_owned(), config.display().to_string()],
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            stdin: Vec::new(),
+        }
+    }
+
+    /// `ssh -F config -p PORT user@ADDRESS`
+    pub(crate) fn ssh(config: &Path, gateway: SocketAddr, user: &str) -> Self {
+        Self::new("ssh", config)
+            .option(&["-p", &gateway.port().to_string(), "-l", user])
+            .arguments([gateway.ip().to_string()])
+    }
+
+    /// scp or sftp: `PROGRAM -F config -P PORT`
+    pub(crate) fn copy(program: &'static str, config: &Path, gateway: SocketAddr) -> Self {
+        Self::new(program, config).option(&["-P", &gateway.port().to_string()])
+    }
+
+    /// Further options, before the host.
+    pub(crate) fn option(mut self, options: &[&str]) -> Self {
+        self.options
+            .extend(options.iter().map(|option| (*option).to_owned()));
+        self
+    }
+
+    /// Further arguments, after the options.
+    pub(crate) fn arguments(
+        mut self,
+        arguments: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// The command to run.
+    pub(crate) fn command(self, command: &str) -> Self {
+        self.arguments([command])
+    }
+
+    /// Logs in with this private key.
+    pub(crate) fn identity(self, key: &Path) -> Self {
+        self.option(&["-i", &key.display().to_string()])
+    }
+
+    /// Logs in with this password.
+    pub(crate) fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self.option(&["-o", "NumberOfPasswordPrompts=1"])
+    }
+
+    /// A variable in the client's own environment; `SendEnv` passes it on.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// What it reads from standard input.
+    pub(crate) fn stdin(mut self, bytes: impl AsRef<[u8]>) -> Self {
+        self.stdin = bytes.as_ref().to_owned();
+        self
+    }
+
+    fn to_command(&self, interactive: bool) -> Command {
+        let mut command = match &self.password {
+            Some(password) => {
+                let mut command = bound_command("sshpass");
+                command.arg("-e").env("SSHPASS", password).arg(self.program);
+                command
+            }
+            None => {
+                let mut command = bound_command(self.program);
+                if !interactive {
+                    command.args(["-o", "BatchMode=yes"]);
+                }
+                command
+            }
+        };
+        command.args(&self.options).args(&self.arguments);
+        for name in ["SSH_AUTH_SOCK", "SSH_ASKPASS", "DISPLAY"] {
+            command.env_remove(name);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs it to its end.
+    #[track_caller]
+    pub(crate) fn run(self) -> Finished {
+        run(self.to_command(false), &self.stdin)
+    }
+
+    /// Starts it with pipes.
+    #[track_caller]
+    pub(crate) fn start(self) -> Running {
+        Running::start(self.to_command(false))
+    }
+
+    /// Starts it on a terminal of 80 by 24.
+    #[track_caller]
+    pub(crate) fn on_terminal(self) -> Terminal {
+        Terminal::open(&mut self.to_command(true))
+    }
+}
+
+/// A client that runs.
+pub(crate) struct Running {
+    description: String,
+    /// The process; its `stdin` is a pipe, `None` once closed.
+    pub(crate) process: Process,
+    /// Its standard output so far.
+    pub(crate) stdout: Log,
+    /// Its standard error so far.
+    pub(crate) stderr: Log,
+}
+
+impl Running {
+    #[track_caller]
+    fn start(mut command: Command) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = Process::spawn(&mut command);
+        let stdout = Log::collect(process.stdout.take().unwrap());
+        let stderr = Log::collect(process.stderr.take().unwrap());
+        Self {
+            description: format!("{command:?}"),
+            process,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Writes to its standard input.
+    #[track_caller]
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.process
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(bytes.as_ref())
+            .unwrap();
+    }
+
+    /// Waits until its standard output has `text`.
+    #[track_caller]
+    pub(crate) fn expect_stdout(&self, text: &str) {
+        let found = self
+            .stdout
+            .wait_for(0, DEADLINE, |out| super::log::end_of(out, text));
+        assert!(
+            found.is_some(),
+            "{} never wrote {text:?}\n{}",
+            self.description,
+            self.so_far()
+        );
+    }
+
+    /// Waits until its standard error has `text`.
+    #[track_caller]
+    pub(crate) fn expect_stderr(&self, text: &str) {
+        let found = self
+            .stderr
+            .wait_for(0, DEADLINE, |out| super::log::end_of(out, text));
+        assert!(
+            found.is_some(),
+            "{} never wrote {text:?}\n{}",
+            self.description,
+            self.so_far()
+        );
+    }
+
+    fn so_far(&self) -> String {
+        format!(
+            "stdout: {}\nstderr: {}",
+            self.stdout.text(),
+            self.stderr.text()
+        )
+    }
+
+    /// Kills the client: to the gateway, its connection is lost.
+    pub(crate) fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Closes its standard input and waits for its end.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Finished {
+        self.process.stdin = None;
+        let Some(status) = self.process.wait(DEADLINE) else {
+            self.process.kill();
+            panic!("{} does not end\n{}", self.description, self.so_far());
+        };
+        self.stdout.wait_for_end(DEADLINE);
+        self.stderr.wait_for_end(DEADLINE);
+        Finished {
+            description: self.description,
+            code: status.code(),
+            stdout: self.stdout.bytes(),
+            stderr: self.stderr.text(),
+        }
+    }
+}
+
+/// Runs `command` to its end, with `stdin` as its standard input.
+#[track_caller]
+pub(crate) fn run(command: Command, stdin: &[u8]) -> Finished {
+    let mut running = Running::start(command);
+    let mut pipe = running.process.stdin.take().unwrap();
+    let input = stdin.to_owned();
+    let writer = thread::spawn(move || {
+        // The program may end without reading everything; its exit code tells.
+        pipe.write_all(&input).ok();
+    });
+    let finished = running.finish();
+    writer.join().unwrap();
+    finished
+}
+
+/// How a program ended and what it wrote.
+pub(crate) struct Finished {
+    description: String,
+    /// The exit code; `None` if a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// Standard output.
+    pub(crate) stdout: Vec<u8>,
+    /// Standard error.
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// Standard output as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// It exited with `code`.
+    #[track_caller]
+    pub(crate) fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self
+    }
+
+    /// It exited with 0.
+    #[track_caller]
+    pub(crate) fn expect_success(self) -> Self {
+        self.expect_code(0)
+    }
+
+    /// Its standard output is exactly `text`.
+    #[track_caller]
+    pub(crate) fn expect_stdout(self, text: &str) -> Self {
+        assert_eq!(self.text(), text, "{self:?}");
+        self
+    }
+
+    /// Its standard error is exactly `text`.
+    #[track_caller]
+    pub(crate) fn expect_stderr(self, text: &str) -> Self {
+        assert_eq!(self.stderr, text, "{self:?}");
+        self
+    }
+
+    /// Its standard error has each of `words`, in whatever case.
+    #[track_caller]
+    pub(crate) fn expect_stderr_with(self, words: &[&str]) -> Self {
+        let stderr = self.stderr.to_lowercase();
+        for word in words {
+            assert!(
+                stderr.contains(&word.to_lowercase()),
+                "no {word:?} in the stderr of {self:?}"
+            );
+        }
+        self
+    }
+
+    /// Standard error is one line of the gateway's own.
+    #[track_caller]
+    pub(crate) fn expect_one_gateway_line(self) -> Self {
+        let mut lines = self.stderr.lines();
+        let line = lines.next().unwrap_or_default();
+        assert!(
+            line.starts_with("waltgate: ") && lines.next().is_none(),
+            "{self:?}"
+        );
+        self
+    }
+}
+
+impl fmt::Debug for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\nexit code {:?}", self.description, self.code)?;
+        let text = self.text();
+        let shown: String = text.chars().take(2000).collect();
+        writeln!(f, "stdout ({} bytes): {shown}", self.stdout.len())?;
+        write!(f, "stderr: {}", self.stderr)
+    }
+}
