@@ -1,5 +1,6 @@
 //! `waltgate check`: tries everything a running gateway would need, and says all that is wrong.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -9,7 +10,7 @@ use crate::auth::host_keys;
 use crate::backend::node::check_identity;
 use crate::config::{Config, HostKeyPolicy, NodeOptions};
 use crate::gateway::Parts;
-use crate::inventory::{Freshness, Inventory};
+use crate::inventory::{Freshness, Inventory as _};
 
 /// How long the WalT server gets to answer.
 const WALT_ANSWER: Duration = Duration::from_secs(15);
@@ -36,7 +37,7 @@ impl Findings {
 pub async fn run(config: &Config) -> Findings {
     let mut findings = Findings::default();
     for path in &config.server.host_keys {
-        findings.note(host_keys::check(path));
+        findings.note(check_host_key(path));
     }
     check_nodes(config, &mut findings);
 
@@ -46,8 +47,7 @@ pub async fn run(config: &Config) -> Findings {
         Ok(parts) => {
             findings.problems.extend(parts.authenticator.problems());
             if let Some(walt) = &parts.walt {
-                walt.wait_first(WALT_ANSWER).await;
-                findings.note(match walt.freshness() {
+                findings.note(match walt.wait_first(WALT_ANSWER).await {
                     Freshness::Fresh => Ok(format!(
                         "the WalT server lists {} nodes and {} images",
                         walt.nodes().len(),
@@ -66,6 +66,16 @@ pub async fn run(config: &Config) -> Findings {
     background.close();
     background.wait().await;
     findings
+}
+
+fn check_host_key(path: &Path) -> Result<String, String> {
+    if !path.exists() {
+        return Ok(format!("[server] host_keys: {} will be created", path.display()));
+    }
+    match host_keys::load_or_create(&[path.to_owned()]) {
+        Ok(_) => Ok(format!("[server] host_keys: {} can be used", path.display())),
+        Err(error) => Err(format!("[server] host_keys: {error}")),
+    }
 }
 
 fn check_nodes(config: &Config, findings: &mut Findings) {

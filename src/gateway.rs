@@ -19,9 +19,9 @@ use crate::backend::lobby::Lobby;
 use crate::backend::node::NodeBackend;
 use crate::backend::{Attachment, Backend, BackendError, Caller, ClientChannels};
 use crate::config::{Config, HostKeyPolicy};
-use crate::inventory::{Inventories, Inventory};
+use crate::inventory::{Freshness, Inventories, Inventory, InventoryError};
 use crate::inventory::static_toml::StaticInventory;
-use crate::inventory::walt_http::{WaltInventory, WaltSetupError};
+use crate::inventory::walt_http::WaltInventory;
 use crate::listener;
 use crate::names::NodeName;
 use crate::relay::spool::SpoolLimits;
@@ -44,7 +44,7 @@ pub enum GatewayError {
     #[error(transparent)]
     Auth(#[from] AuthSetupError),
     #[error(transparent)]
-    Walt(#[from] WaltSetupError),
+    Inventory(#[from] InventoryError),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
 }
@@ -76,11 +76,12 @@ impl Parts {
         stop: &CancellationToken,
     ) -> Result<Self, GatewayError> {
         let authenticator = Arc::new(Authenticator::new(config)?);
-        let mut sources: Vec<Arc<dyn Inventory>> = vec![Arc::new(StaticInventory::new(config))];
+        let mut sources: Vec<Arc<dyn Inventory>> = vec![Arc::new(StaticInventory::new(&config.nodes))];
         let walt = match &config.walt {
             Some(walt) => {
-                let source = WaltInventory::new(walt, &config.node_defaults)?;
-                background.spawn(source.clone().poll(stop.clone()));
+                let (source, reading) =
+                    WaltInventory::spawn(walt, config.node_defaults.clone(), stop.clone())?;
+                background.spawn(reading);
                 sources.push(source.clone());
                 Some(source)
             }
@@ -149,7 +150,7 @@ impl Gateway {
     /// Serves clients until `shutdown`, then ends their sessions and cleans up.
     pub async fn run(self, shutdown: CancellationToken) {
         if let Some(walt) = &self.parts.walt
-            && !walt.wait_first(FIRST_ANSWER).await
+            && walt.wait_first(FIRST_ANSWER).await != Freshness::Fresh
         {
             warn!("starting without the WalT server's lists; they are asked for again and again");
         }
@@ -184,7 +185,7 @@ impl Backend for Backends {
         match target {
             Target::Image(image) => Ok(self.images.attach(caller, image.clone())),
             Target::Nodes(nodes) => self.attach_node(client, nodes),
-            Target::Lobby => Ok(Arc::new(self.lobby(caller))),
+            Target::Lobby(_) => Ok(Arc::new(self.lobby(caller))),
         }
     }
 }

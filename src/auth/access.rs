@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::wildcard;
 use crate::config::Config;
-use crate::names::{AccountName, NodeName};
+use crate::names::AccountName;
 use crate::target::{ImageName, Target};
 
 /// The `allow` patterns of `[accounts.*]`.
@@ -12,7 +12,6 @@ use crate::target::{ImageName, Target};
 pub(super) struct AllowLists {
     /// Accounts that are not here may use everything.
     patterns: BTreeMap<AccountName, Vec<String>>,
-    lobby: NodeName,
 }
 
 impl AllowLists {
@@ -22,10 +21,7 @@ impl AllowLists {
             .iter()
             .map(|(name, account)| (name.clone(), account.allow.clone()))
             .collect();
-        Self {
-            patterns,
-            lobby: config.server.lobby.clone(),
-        }
+        Self { patterns }
     }
 
     /// Whether `account` may use `target`: all of it, if it is several nodes.
@@ -39,7 +35,7 @@ impl AllowLists {
                 .any(|pattern| wildcard::matches(pattern, name))
         };
         match target {
-            Target::Lobby => allowed(self.lobby.as_str()),
+            Target::Lobby(lobby) => allowed(lobby.as_str()),
             Target::Nodes(nodes) => nodes
                 .selectors
                 .iter()
@@ -76,7 +72,6 @@ mod tests {
             .collect();
         AllowLists {
             patterns: BTreeMap::from([("alice".parse().unwrap(), patterns)]),
-            lobby: "walt".parse().unwrap(),
         }
     }
 
@@ -114,7 +109,7 @@ mod tests {
         let bob = "bob".parse().unwrap();
         assert!(lists.allow(&bob, &nodes(&["pc1", "all-nodes"])));
         assert!(lists.allow(&bob, &image(None, "x", None)));
-        assert!(lists.allow(&bob, &Target::Lobby));
+        assert!(lists.allow(&bob, &Target::Lobby("walt".parse().unwrap())));
     }
 
     #[test]
@@ -157,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_lobby_is_a_target_like_others() {
-        assert!(allows(&["walt"], &Target::Lobby));
-        assert!(!allows(&["rpi*"], &Target::Lobby));
+        assert!(allows(&["walt"], &Target::Lobby("walt".parse().unwrap())));
+        assert!(!allows(&["rpi*"], &Target::Lobby("walt".parse().unwrap())));
     }
 }

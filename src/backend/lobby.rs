@@ -12,7 +12,7 @@ use super::{
     OutputEvent, Program, SessionEnd, SessionRequest, Stdin, StreamError, StreamTarget, WindowSize,
     tcp,
 };
-use crate::inventory::{Freshness, Inventories, NodeRecord};
+use crate::inventory::{Inventories, NodeRecord};
 use crate::names::NodeName;
 
 /// The lobby, for one client connection.
@@ -61,10 +61,8 @@ impl Lobby {
             text += line.trim_end();
             text.push('\n');
         }
-        if let Freshness::Stale { reason, .. } | Freshness::Never { reason } =
-            self.inventory.freshness()
-        {
-            text += &format!("This list may be out of date: {reason}\n");
+        if let Some(stale) = self.inventory.stale() {
+            text += &format!("This list may be out of date: {stale}.\n");
         }
         text
     }

@@ -1,12 +1,13 @@
 //! Translates what russh reports into the gateway's own terms, and delegates.
 //!
-//! Callbacks run inside the connection's loop: none of them waits for anything but a password's
-//! hash, or every channel of the connection would wait with it.
+//! Callbacks run inside the connection's loop, so whatever one waits for, every channel of the
+//! connection waits for. Before authentication that is harmless; after it only remote forwards wait,
+//! as russh wants their answer at once.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use russh::keys::{Certificate, PublicKey};
+use russh::keys::Certificate;
 use russh::server::{
     Auth, ChannelOpenHandle, Handle, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
 };
@@ -124,11 +125,10 @@ impl russh::server::Handler for ClientHandler {
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
         let username = self.parse(user);
-        let known = self.connection.server.authenticator.offers_public_key(
-            claimed(&username),
-            self.connection.peer.ip(),
-            offer.public_key,
-        );
+        let authenticator = &self.connection.server.authenticator;
+        let peer = self.connection.peer.ip();
+        let known =
+            authenticator.offers_public_key(claimed(&username), peer, offer.public_key).await;
         Ok(if known { Auth::Accept } else { Auth::reject() })
     }
 
@@ -138,12 +138,9 @@ impl russh::server::Handler for ClientHandler {
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
         let username = self.parse(user);
-        let key: &PublicKey = key.public_key;
-        let identity = self.connection.server.authenticator.public_key(
-            claimed(&username),
-            self.connection.peer.ip(),
-            key,
-        );
+        let authenticator = &self.connection.server.authenticator;
+        let peer = self.connection.peer.ip();
+        let identity = authenticator.public_key(claimed(&username), peer, key.public_key).await;
         Ok(self.conclude(identity, username))
     }
 
@@ -153,11 +150,9 @@ impl russh::server::Handler for ClientHandler {
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
         let username = self.parse(user);
-        let identity = self.connection.server.authenticator.certificate(
-            claimed(&username),
-            self.connection.peer.ip(),
-            certificate,
-        );
+        let authenticator = &self.connection.server.authenticator;
+        let peer = self.connection.peer.ip();
+        let identity = authenticator.certificate(claimed(&username), peer, certificate).await;
         Ok(self.conclude(identity, username))
     }
 

@@ -66,7 +66,7 @@ impl Server {
     ) -> Self {
         let mut methods = MethodSet::empty();
         methods.push(MethodKind::PublicKey);
-        if authenticator.accepts_passwords() {
+        if authenticator.methods().password {
             methods.push(MethodKind::Password);
         }
         let ssh = Arc::new(Config {

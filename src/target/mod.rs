@@ -65,6 +65,11 @@ pub struct ImageName {
 }
 
 impl NodesTarget {
+    /// One node, with its own login.
+    pub fn one(name: NodeName) -> Self {
+        Self { login: None, selectors: vec![NodeSelector::Name(name)] }
+    }
+
     /// The node, when the target is exactly one named node or device.
     pub fn single(&self) -> Option<&NodeName> {
         match self.selectors.as_slice() {

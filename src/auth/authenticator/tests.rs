@@ -427,6 +427,6 @@ fn allow_patterns_apply_to_the_identity() {
         gate.source_network(Some(&name(claimed)), ip("10.0.0.1"))
             .unwrap()
     };
-    assert!(!gate.allows(&identity("alice"), &Target::Lobby));
-    assert!(gate.allows(&identity("bob"), &Target::Lobby));
+    assert!(!gate.allows(&identity("alice"), &Target::Lobby("walt".parse().unwrap())));
+    assert!(gate.allows(&identity("bob"), &Target::Lobby("walt".parse().unwrap())));
 }

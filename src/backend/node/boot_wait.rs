@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::upstream::{ConnectError, Upstream};
 use crate::backend::{BackendError, ClientChannels, Console, NodeFailure};
-use crate::inventory::{Freshness, Inventories, NodeRecord};
+use crate::inventory::{Inventories, NodeRecord};
 use crate::names::Login;
 
 /// Between two attempts, and between two updates of the status line.
@@ -87,7 +87,7 @@ async fn attempt(
     client: &Arc<dyn ClientChannels>,
 ) -> Result<Upstream, ConnectError> {
     // An old answer says nothing about now; then only the connection itself tells.
-    let says_booting = node.booted == Some(false) && inventory.freshness() == Freshness::Fresh;
+    let says_booting = node.booted == Some(false) && inventory.stale().is_none();
     if says_booting && !node.options.boot_wait.is_zero() {
         return Err(ConnectError {
             failure: NodeFailure::Unreachable("the WalT server says it is booting".to_owned()),
