@@ -135,9 +135,7 @@ fn io_reason(error: &io::Error) -> String {
 }
 
 fn http_reason(error: &hyper::Error) -> String {
-    let io_error =
-        std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    match io_error {
+    match io_error(error) {
         Some(error) => io_reason(error),
         None => format!("not an HTTP answer: {error}"),
     }
@@ -147,10 +145,18 @@ fn body_reason(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Strin
     if error.is::<LengthLimitError>() {
         return format!("the answer is longer than {MAX_ANSWER_BYTES} bytes");
     }
-    match error.downcast_ref::<hyper::Error>() {
-        Some(error) if error.is_incomplete_message() => "the answer was cut short".to_owned(),
-        _ => format!("the answer could not be read: {error}"),
+    match error.downcast_ref().and_then(io_error) {
+        Some(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the answer was cut short".to_owned()
+        }
+        Some(error) => io_reason(error),
+        None => format!("the answer could not be read: {error}"),
     }
+}
+
+/// What hyper wraps when the connection itself failed.
+fn io_error(error: &hyper::Error) -> Option<&io::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 #[cfg(test)]
