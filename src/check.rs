@@ -81,10 +81,8 @@ fn check_host_key(path: &Path) -> Result<String, String> {
 fn check_nodes(config: &Config, findings: &mut Findings) {
     let mut tried = Vec::new();
     let nodes = config.nodes.iter().map(|(name, node)| (format!("[nodes.{name}]"), &node.options));
-    let defaults = config
-        .walt
-        .iter()
-        .map(|_| ("[node_defaults]".to_owned(), &config.node_defaults));
+    let defaults =
+        config.walt.iter().map(|_| ("[node_defaults]".to_owned(), &config.node_defaults));
     for (section, options) in defaults.chain(nodes) {
         let key = (options.identity.clone(), options.known_hosts.clone(), options.host_key_policy);
         if tried.contains(&key) {

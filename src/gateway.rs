@@ -19,9 +19,9 @@ use crate::backend::lobby::Lobby;
 use crate::backend::node::NodeBackend;
 use crate::backend::{Attachment, Backend, BackendError, Caller, ClientChannels};
 use crate::config::{Config, HostKeyPolicy};
-use crate::inventory::{Freshness, Inventories, Inventory, InventoryError};
 use crate::inventory::static_toml::StaticInventory;
 use crate::inventory::walt_http::WaltInventory;
+use crate::inventory::{Freshness, Inventories, Inventory, InventoryError};
 use crate::listener;
 use crate::names::NodeName;
 use crate::relay::spool::SpoolLimits;
@@ -76,7 +76,8 @@ impl Parts {
         stop: &CancellationToken,
     ) -> Result<Self, GatewayError> {
         let authenticator = Arc::new(Authenticator::new(config)?);
-        let mut sources: Vec<Arc<dyn Inventory>> = vec![Arc::new(StaticInventory::new(&config.nodes))];
+        let mut sources: Vec<Arc<dyn Inventory>> =
+            vec![Arc::new(StaticInventory::new(&config.nodes))];
         let walt = match &config.walt {
             Some(walt) => {
                 let (source, reading) =
@@ -107,9 +108,9 @@ impl Gateway {
         let keys = tokio::task::spawn_blocking(move || host_keys::load_or_create(&paths))
             .await
             .map_err(|error| GatewayError::StateDirectory {
-                directory: spool.clone(),
-                source: io::Error::other(error),
-            })??;
+            directory: spool.clone(),
+            source: io::Error::other(error),
+        })??;
         warn_of_unchecked_host_keys(&config);
 
         let background = TaskTracker::new();
@@ -123,11 +124,8 @@ impl Gateway {
             authenticator: parts.authenticator.clone(),
             lobby: config.server.lobby.clone(),
         };
-        let limits = SpoolLimits {
-            memory: SPOOL_MEMORY,
-            disk: config.limits.spool_bytes,
-            directory: spool,
-        };
+        let limits =
+            SpoolLimits { memory: SPOOL_MEMORY, disk: config.limits.spool_bytes, directory: spool };
         let server = Arc::new(Server::new(
             parts.authenticator.clone(),
             Arc::new(backend),
@@ -215,9 +213,11 @@ impl Backends {
 }
 
 fn create_private(directory: &Path) -> Result<(), GatewayError> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|source| {
-        GatewayError::StateDirectory { directory: directory.to_owned(), source }
-    })
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| GatewayError::StateDirectory { directory: directory.to_owned(), source })
 }
 
 async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, GatewayError> {

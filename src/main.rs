@@ -68,7 +68,8 @@ fn main() -> ExitCode {
         Command::Check { config } => run(check(config.path)),
         Command::Demo { port } => {
             start_logging(LogFormat::Text);
-            let _ = port; Err(anyhow::anyhow!("TEMP no demo"))
+            let _ = port;
+            Err(anyhow::anyhow!("TEMP no demo"))
         }
         Command::HashPassword => hash_password(),
     };

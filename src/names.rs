@@ -25,16 +25,8 @@ pub(crate) const NODE_KEYWORDS: [&str; 3] = ["my-nodes", "free-nodes", "all-node
 pub(crate) fn quoted(text: &str) -> String {
     const SHOWN: usize = 60;
     let mut characters = text.chars();
-    let shown: String = characters
-        .by_ref()
-        .take(SHOWN)
-        .flat_map(char::escape_debug)
-        .collect();
-    let rest = if characters.next().is_some() {
-        "..."
-    } else {
-        ""
-    };
+    let shown: String = characters.by_ref().take(SHOWN).flat_map(char::escape_debug).collect();
+    let rest = if characters.next().is_some() { "..." } else { "" };
     format!("\"{shown}{rest}\"")
 }
 

@@ -29,17 +29,12 @@ impl AllowLists {
         let Some(patterns) = self.patterns.get(account) else {
             return true;
         };
-        let allowed = |name: &str| {
-            patterns
-                .iter()
-                .any(|pattern| wildcard::matches(pattern, name))
-        };
+        let allowed = |name: &str| patterns.iter().any(|pattern| wildcard::matches(pattern, name));
         match target {
             Target::Lobby(lobby) => allowed(lobby.as_str()),
-            Target::Nodes(nodes) => nodes
-                .selectors
-                .iter()
-                .all(|selector| allowed(&selector.to_string())),
+            Target::Nodes(nodes) => {
+                nodes.selectors.iter().all(|selector| allowed(&selector.to_string()))
+            }
             Target::Image(image) => image_names(image).iter().any(|name| allowed(name)),
         }
     }
@@ -47,11 +42,7 @@ impl AllowLists {
 
 /// How an image can be written in a pattern: the tag `latest` may be left out.
 fn image_names(image: &ImageName) -> Vec<String> {
-    let owner = image
-        .owner
-        .as_ref()
-        .map(|owner| format!("{owner}."))
-        .unwrap_or_default();
+    let owner = image.owner.as_ref().map(|owner| format!("{owner}.")).unwrap_or_default();
     let name = format!("image.{owner}{}", image.name);
     match &image.tag {
         Some(tag) if !tag.is_latest() => vec![format!("{name}_{tag}")],
@@ -66,13 +57,8 @@ mod tests {
     use crate::target::{NodeSelector, NodesTarget};
 
     fn lists(patterns: &[&str]) -> AllowLists {
-        let patterns = patterns
-            .iter()
-            .map(|pattern| (*pattern).to_owned())
-            .collect();
-        AllowLists {
-            patterns: BTreeMap::from([("alice".parse().unwrap(), patterns)]),
-        }
+        let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+        AllowLists { patterns: BTreeMap::from([("alice".parse().unwrap(), patterns)]) }
     }
 
     fn allows(patterns: &[&str], target: &Target) -> bool {
@@ -89,10 +75,7 @@ mod tests {
                 name => NodeSelector::Name(name.parse().unwrap()),
             })
             .collect();
-        Target::Nodes(NodesTarget {
-            login: Some(Login::root()),
-            selectors,
-        })
+        Target::Nodes(NodesTarget { login: Some(Login::root()), selectors })
     }
 
     fn image(owner: Option<&str>, name: &str, tag: Option<&str>) -> Target {
@@ -132,10 +115,7 @@ mod tests {
         assert!(!allows(&["image.bob.*"], &image(None, "x", None)));
         assert!(!allows(&["image.x"], &image(None, "x", Some("v2"))));
         assert!(allows(&["image.x_v?"], &image(None, "x", Some("v2"))));
-        assert!(
-            !allows(&["x"], &image(None, "x", None)),
-            "a node pattern opens no image"
-        );
+        assert!(!allows(&["x"], &image(None, "x", None)), "a node pattern opens no image");
         assert!(!allows(&["image.x"], &nodes(&["image"])));
     }
 
@@ -143,10 +123,7 @@ mod tests {
     fn the_tag_latest_is_implied() {
         for pattern in ["image.x", "image.x_latest"] {
             assert!(allows(&[pattern], &image(None, "x", None)), "{pattern}");
-            assert!(
-                allows(&[pattern], &image(None, "x", Some("latest"))),
-                "{pattern}"
-            );
+            assert!(allows(&[pattern], &image(None, "x", Some("latest"))), "{pattern}");
         }
     }
 

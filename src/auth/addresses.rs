@@ -57,24 +57,14 @@ impl AddressList {
             };
             Ok(Element { negated, pattern })
         };
-        text.split(',')
-            .map(element)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        text.split(',').map(element).collect::<Result<_, _>>().map(Self)
     }
 
     /// The list of `source-address`: addresses and networks only (PROTOCOL.certkeys).
     pub(super) fn networks(text: &str) -> Result<Self, AddressListError> {
-        let element = |given| {
-            Ok(Element {
-                negated: false,
-                pattern: Pattern::Network(network(given)?),
-            })
-        };
-        text.split(',')
-            .map(element)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let element =
+            |given| Ok(Element { negated: false, pattern: Pattern::Network(network(given)?) });
+        text.split(',').map(element).collect::<Result<_, _>>().map(Self)
     }
 
     /// Whether a client from `peer` is meant: some element matches, and no negated one does.
@@ -97,9 +87,8 @@ impl AddressList {
 }
 
 fn network(text: &str) -> Result<IpNetwork, AddressListError> {
-    let network: IpNetwork = text
-        .parse()
-        .map_err(|_| AddressListError::NotANetwork(text.to_owned()))?;
+    let network: IpNetwork =
+        text.parse().map_err(|_| AddressListError::NotANetwork(text.to_owned()))?;
     if network.ip() == network.network() {
         Ok(network)
     } else {
@@ -112,9 +101,7 @@ mod tests {
     use super::*;
 
     fn admits(list: &str, peer: &str) -> bool {
-        AddressList::patterns(list)
-            .unwrap()
-            .contains(peer.parse().unwrap())
+        AddressList::patterns(list).unwrap().contains(peer.parse().unwrap())
     }
 
     #[test]
@@ -138,10 +125,7 @@ mod tests {
         assert!(!admits("10.0.0.0/8,!10.0.0.66", "10.0.0.66"));
         assert!(!admits("!10.0.0.66,10.0.0.0/8", "10.0.0.66"));
         assert!(admits("!10.0.0.66,10.0.0.0/8", "10.0.0.67"));
-        assert!(
-            !admits("!10.0.0.66", "10.0.0.67"),
-            "exclusions alone admit nobody"
-        );
+        assert!(!admits("!10.0.0.66", "10.0.0.67"), "exclusions alone admit nobody");
     }
 
     #[test]
@@ -153,13 +137,7 @@ mod tests {
         assert_eq!(error("*.example"), HostName("*.example".into()));
         assert_eq!(error("10.0.0.0/33"), NotANetwork("10.0.0.0/33".into()));
         assert_eq!(error("10.0.0.1,"), NotANetwork("".into()));
-        assert_eq!(
-            AddressList::networks("10.*"),
-            Err(NotANetwork("10.*".into()))
-        );
-        assert_eq!(
-            AddressList::networks("!10.0.0.1"),
-            Err(NotANetwork("!10.0.0.1".into()))
-        );
+        assert_eq!(AddressList::networks("10.*"), Err(NotANetwork("10.*".into())));
+        assert_eq!(AddressList::networks("!10.0.0.1"), Err(NotANetwork("!10.0.0.1".into())));
     }
 }

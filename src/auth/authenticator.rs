@@ -64,22 +64,14 @@ impl Authenticator {
         let auth = &config.auth;
         let key_files = KeyFiles::open(auth.accounts_dir.clone(), auth.trusted_user_ca.clone());
         let keys = key_files.refresh();
-        if let Some(path) = auth
-            .trusted_user_ca
-            .as_ref()
-            .filter(|_| keys.authorities().is_empty())
+        if let Some(path) = auth.trusted_user_ca.as_ref().filter(|_| keys.authorities().is_empty())
         {
             let of_the_file = format!("{}:", path.display());
             let reason = keys.problems().iter().find_map(|problem| {
-                problem
-                    .strip_prefix(of_the_file.as_str())
-                    .map(|rest| rest.trim_start().to_owned())
+                problem.strip_prefix(of_the_file.as_str()).map(|rest| rest.trim_start().to_owned())
             });
             let reason = reason.unwrap_or_else(|| "it is empty".to_owned());
-            return Err(AuthSetupError::TrustedUserCa {
-                path: path.clone(),
-                reason,
-            });
+            return Err(AuthSetupError::TrustedUserCa { path: path.clone(), reason });
         }
         Ok(Self {
             open_networks: auth.open_networks.clone(),
@@ -92,10 +84,7 @@ impl Authenticator {
 
     /// What is worth offering.
     pub fn methods(&self) -> Methods {
-        Methods {
-            password: !self.passwords.is_empty(),
-            public_key: self.key_files.is_configured(),
-        }
+        Methods { password: !self.passwords.is_empty(), public_key: self.key_files.is_configured() }
     }
 
     /// Key files and lines that are ignored, one line of text each, `FILE[:LINE]: why`. Looks at
@@ -107,10 +96,7 @@ impl Authenticator {
     /// A client of an open network: whom it claims to be, or else the guest.
     pub fn source_network(&self, claimed: Option<&AccountName>, peer: IpAddr) -> Option<Identity> {
         let peer = peer.to_canonical();
-        let network = self
-            .open_networks
-            .iter()
-            .find(|network| network.contains(peer))?;
+        let network = self.open_networks.iter().find(|network| network.contains(peer))?;
         Some(Identity {
             account: claimed.unwrap_or(&self.guest).clone(),
             restrictions: Restrictions::default(),
@@ -154,10 +140,7 @@ impl Authenticator {
             }
         };
         let now = DateTime::<Utc>::from(SystemTime::now());
-        let mut own = entries
-            .iter()
-            .filter(|(owner, _)| owner == account)
-            .peekable();
+        let mut own = entries.iter().filter(|(owner, _)| owner == account).peekable();
         own.peek()?;
         let Some((_, entry)) = own.find(|(_, entry)| entry.admits(peer, now)) else {
             tracing::info!(%peer, %account, "a listed key, refused by from= or expiry-time=");

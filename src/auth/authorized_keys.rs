@@ -79,9 +79,7 @@ pub(super) fn parse_key(text: &str) -> Result<PublicKey, EntryError> {
 
 /// No option starts like a key type.
 fn is_key_type(word: &str) -> bool {
-    ["ssh-", "ecdsa-sha2-", "sk-"]
-        .iter()
-        .any(|prefix| word.starts_with(prefix))
+    ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|prefix| word.starts_with(prefix))
 }
 
 fn parse_line(line: &str) -> Result<Entry, EntryError> {
@@ -99,24 +97,13 @@ fn parse_line(line: &str) -> Result<Entry, EntryError> {
         }
         key
     };
-    let Options {
-        restrictions,
-        from,
-        expires,
-    } = entry_options;
-    Ok(Entry {
-        key,
-        restrictions,
-        from,
-        expires,
-    })
+    let Options { restrictions, from, expires } = entry_options;
+    Ok(Entry { key, restrictions, from, expires })
 }
 
 /// Cuts at the first blank that is not quoted.
 fn split_options(line: &str) -> Result<(&str, &str), EntryError> {
-    let end = unquoted(line, |c| c == ' ' || c == '\t')
-        .next()
-        .ok_or(EntryError::NotAKey)?;
+    let end = unquoted(line, |c| c == ' ' || c == '\t').next().ok_or(EntryError::NotAKey)?;
     Ok((&line[..end], line[end..].trim_start()))
 }
 
@@ -128,11 +115,7 @@ fn split_commas(options: &str) -> Result<Vec<&str>, EntryError> {
         start = comma + 1;
     }
     parts.push(&options[start..]);
-    if parts.iter().any(|part| part.is_empty()) {
-        Err(EntryError::BadSyntax)
-    } else {
-        Ok(parts)
-    }
+    if parts.iter().any(|part| part.is_empty()) { Err(EntryError::BadSyntax) } else { Ok(parts) }
 }
 
 /// Where the wanted characters are outside of quotes. `\"` does not end a quote.
@@ -198,10 +181,7 @@ impl Options {
 
     fn set_from(&mut self, list: &str) -> Result<(), EntryError> {
         if self.from.is_some() {
-            return Err(EntryError::BadOption(
-                "from",
-                "it is given twice".to_owned(),
-            ));
+            return Err(EntryError::BadOption("from", "it is given twice".to_owned()));
         }
         let list = AddressList::patterns(list)
             .map_err(|err| EntryError::BadOption("from", err.to_string()))?;
@@ -211,10 +191,7 @@ impl Options {
 
     fn set_command(&mut self, command: String) -> Result<(), EntryError> {
         if self.restrictions.forced_command.is_some() {
-            return Err(EntryError::BadOption(
-                "command",
-                "it is given twice".to_owned(),
-            ));
+            return Err(EntryError::BadOption("command", "it is given twice".to_owned()));
         }
         self.restrictions.forced_command = Some(command);
         Ok(())
@@ -259,9 +236,7 @@ fn expiry<Z: TimeZone>(text: &str, zone: &Z) -> Option<DateTime<Utc>> {
         return None;
     }
     let naive: NaiveDateTime = match digits.len() {
-        8 => NaiveDate::parse_from_str(digits, "%Y%m%d")
-            .ok()?
-            .and_hms_opt(0, 0, 0)?,
+        8 => NaiveDate::parse_from_str(digits, "%Y%m%d").ok()?.and_hms_opt(0, 0, 0)?,
         12 => NaiveDateTime::parse_from_str(&format!("{digits}00"), "%Y%m%d%H%M%S").ok()?,
         14 => NaiveDateTime::parse_from_str(digits, "%Y%m%d%H%M%S").ok()?,
         _ => return None,
@@ -270,10 +245,7 @@ fn expiry<Z: TimeZone>(text: &str, zone: &Z) -> Option<DateTime<Utc>> {
         Some(naive.and_utc())
     } else {
         // An hour that a clock change repeats counts the first time; one that it skips is no time.
-        naive
-            .and_local_timezone(zone.clone())
-            .earliest()
-            .map(|time| time.to_utc())
+        naive.and_local_timezone(zone.clone()).earliest().map(|time| time.to_utc())
     }
 }
 
@@ -321,11 +293,7 @@ mod tests {
         assert_eq!(errors, []);
         let keys: Vec<_> = entries.iter().map(|entry| entry.key.key_data()).collect();
         assert_eq!(keys, [a.key_data(), b.key_data()]);
-        assert!(
-            entries
-                .iter()
-                .all(|entry| entry.restrictions == Restrictions::default())
-        );
+        assert!(entries.iter().all(|entry| entry.restrictions == Restrictions::default()));
     }
 
     #[test]
@@ -340,14 +308,7 @@ mod tests {
         };
         assert_eq!(all, forbidden);
         let some = with("restrict,PTY,port-forwarding").unwrap().restrictions;
-        assert_eq!(
-            some,
-            Restrictions {
-                no_pty: false,
-                no_port_forwarding: false,
-                ..forbidden
-            }
-        );
+        assert_eq!(some, Restrictions { no_pty: false, no_port_forwarding: false, ..forbidden });
         assert!(with("pty,restrict").unwrap().restrictions.no_pty);
     }
 
@@ -355,34 +316,10 @@ mod tests {
     fn each_negative_option_forbids_its_own_thing() {
         let of = |option| with(option).unwrap().restrictions;
         let none = Restrictions::default;
-        assert_eq!(
-            of("no-pty"),
-            Restrictions {
-                no_pty: true,
-                ..none()
-            }
-        );
-        assert_eq!(
-            of("no-port-forwarding"),
-            Restrictions {
-                no_port_forwarding: true,
-                ..none()
-            }
-        );
-        assert_eq!(
-            of("no-agent-forwarding"),
-            Restrictions {
-                no_agent_forwarding: true,
-                ..none()
-            }
-        );
-        assert_eq!(
-            of("no-X11-forwarding"),
-            Restrictions {
-                no_x11_forwarding: true,
-                ..none()
-            }
-        );
+        assert_eq!(of("no-pty"), Restrictions { no_pty: true, ..none() });
+        assert_eq!(of("no-port-forwarding"), Restrictions { no_port_forwarding: true, ..none() });
+        assert_eq!(of("no-agent-forwarding"), Restrictions { no_agent_forwarding: true, ..none() });
+        assert_eq!(of("no-X11-forwarding"), Restrictions { no_x11_forwarding: true, ..none() });
         assert_eq!(of("no-user-rc"), none());
     }
 
@@ -421,16 +358,9 @@ mod tests {
         assert_eq!(parsed("203001020304"), Some(at("2030-01-02T01:04:00Z")));
         assert_eq!(parsed("20300102030405"), Some(at("2030-01-02T01:04:05Z")));
         assert_eq!(parsed("203001020304UTC"), Some(at("2030-01-02T03:04:00Z")));
-        for wrong in [
-            "",
-            "Z",
-            "2030",
-            "20301302",
-            "2030010225",
-            "203001022560",
-            "+2030010",
-            "2030-01-02",
-        ] {
+        for wrong in
+            ["", "Z", "2030", "20301302", "2030010225", "203001022560", "+2030010", "2030-01-02"]
+        {
             assert_eq!(parsed(wrong), None, "{wrong:?}");
         }
     }
@@ -439,10 +369,7 @@ mod tests {
     fn an_entry_with_an_option_that_is_not_supported_is_skipped() {
         let unknown = |option: &str| EntryError::UnknownOption(option.to_owned());
         assert_eq!(with("cert-authority"), Err(unknown("cert-authority")));
-        assert_eq!(
-            with("no-pty,verify-required"),
-            Err(unknown("verify-required"))
-        );
+        assert_eq!(with("no-pty,verify-required"), Err(unknown("verify-required")));
         assert_eq!(with(r#"permitopen="a:1""#), Err(unknown("permitopen")));
         assert_eq!(with(r#"environment="A=b c""#), Err(unknown("environment")));
         assert_eq!(with(r#"restrict="x""#), Err(unknown("restrict")));
@@ -477,13 +404,7 @@ mod tests {
     #[test]
     fn a_key_never_takes_the_place_of_the_options() {
         let (_, text) = key();
-        assert_eq!(
-            one(&format!("no-pty {text}")).unwrap().restrictions.no_pty,
-            true
-        );
-        assert_eq!(
-            one(&format!("no-pty no-x11-forwarding {text}")),
-            Err(EntryError::NotAKey)
-        );
+        assert_eq!(one(&format!("no-pty {text}")).unwrap().restrictions.no_pty, true);
+        assert_eq!(one(&format!("no-pty no-x11-forwarding {text}")), Err(EntryError::NotAKey));
     }
 }

@@ -53,12 +53,8 @@ pub(super) fn identity(
         _ => {}
     }
     // A clock before 1970 makes every certificate too young.
-    let seconds = now
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    certificate
-        .validate_at(seconds, authorities)
-        .map_err(|_| CertificateError::Untrusted)?;
+    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    certificate.validate_at(seconds, authorities).map_err(|_| CertificateError::Untrusted)?;
 
     let mut restrictions = extensions(certificate);
     for (name, value) in certificate.critical_options().iter() {
@@ -71,9 +67,7 @@ pub(super) fn identity(
                 }
             }
             _ => {
-                return Err(CertificateError::CriticalOption(
-                    name.escape_debug().to_string(),
-                ));
+                return Err(CertificateError::CriticalOption(name.escape_debug().to_string()));
             }
         }
     }
@@ -84,11 +78,7 @@ pub(super) fn identity(
         certificate.serial(),
         certificate.signature_key().fingerprint(HashAlg::Sha256)
     );
-    Ok(Identity {
-        account,
-        restrictions,
-        method,
-    })
+    Ok(Identity { account, restrictions, method })
 }
 
 /// What the certificate does not permit.
@@ -109,11 +99,8 @@ fn principal(
     certificate: &Certificate,
     claimed: Option<&AccountName>,
 ) -> Result<AccountName, CertificateError> {
-    let mut accounts: Vec<AccountName> = certificate
-        .valid_principals()
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .collect();
+    let mut accounts: Vec<AccountName> =
+        certificate.valid_principals().iter().filter_map(|name| name.parse().ok()).collect();
     accounts.sort();
     accounts.dedup();
     match (claimed, accounts.as_slice()) {
@@ -218,31 +205,16 @@ pub(super) mod tests {
     fn of_several_principals_the_claimed_one_counts() {
         let ca = authority();
         let certificate = ca.issue(&["alice", "ops", "Not An Account"], |_| {});
-        assert_eq!(
-            ca.judge(&certificate, None),
-            Err(CertificateError::SeveralPrincipals)
-        );
-        assert_eq!(
-            ca.judge(&certificate, Some("ops"))
-                .unwrap()
-                .account
-                .as_str(),
-            "ops"
-        );
+        assert_eq!(ca.judge(&certificate, None), Err(CertificateError::SeveralPrincipals));
+        assert_eq!(ca.judge(&certificate, Some("ops")).unwrap().account.as_str(), "ops");
     }
 
     #[test]
     fn a_certificate_without_principals_fits_no_one() {
         let ca = authority();
         let certificate = ca.issue(&[], |_| {});
-        assert_eq!(
-            ca.judge(&certificate, None),
-            Err(CertificateError::NoPrincipal)
-        );
-        assert_eq!(
-            ca.judge(&certificate, Some("root")),
-            Err(CertificateError::NoPrincipal)
-        );
+        assert_eq!(ca.judge(&certificate, None), Err(CertificateError::NoPrincipal));
+        assert_eq!(ca.judge(&certificate, Some("root")), Err(CertificateError::NoPrincipal));
     }
 
     #[test]
@@ -261,14 +233,8 @@ pub(super) mod tests {
         let ca = authority();
         let certificate = ca.issue(&["alice"], |_| {});
         let bytes = certificate.to_bytes().unwrap();
-        let at = bytes
-            .windows(5)
-            .position(|window| window == b"alice")
-            .unwrap();
-        let principal = bytes
-            .windows(5)
-            .rposition(|window| window == b"alice")
-            .unwrap();
+        let at = bytes.windows(5).position(|window| window == b"alice").unwrap();
+        let principal = bytes.windows(5).rposition(|window| window == b"alice").unwrap();
         assert_ne!(at, principal, "the first is in the key id");
         let mut forged = bytes.clone();
         forged[principal..principal + 5].copy_from_slice(b"mario");
@@ -283,19 +249,13 @@ pub(super) mod tests {
         let certificate = ca.issue(&["alice"], |builder| {
             builder.cert_type(CertType::Host).unwrap();
         });
-        assert_eq!(
-            ca.judge(&certificate, None),
-            Err(CertificateError::NotForUsers)
-        );
+        assert_eq!(ca.judge(&certificate, None), Err(CertificateError::NotForUsers));
     }
 
     #[test]
     fn what_is_not_permitted_is_restricted() {
         let ca = authority();
-        let bare = ca
-            .judge(&ca.issue(&["alice"], |_| {}), None)
-            .unwrap()
-            .restrictions;
+        let bare = ca.judge(&ca.issue(&["alice"], |_| {}), None).unwrap().restrictions;
         let nothing = Restrictions {
             no_pty: true,
             no_port_forwarding: true,
@@ -316,10 +276,7 @@ pub(super) mod tests {
                 builder.extension(name, "").unwrap();
             }
         });
-        assert_eq!(
-            ca.judge(&usual, None).unwrap().restrictions,
-            Restrictions::default()
-        );
+        assert_eq!(ca.judge(&usual, None).unwrap().restrictions, Restrictions::default());
     }
 
     #[test]
@@ -331,26 +288,17 @@ pub(super) mod tests {
             })
         };
         let forced = ca.judge(&with("force-command", "uptime"), None).unwrap();
-        assert_eq!(
-            forced.restrictions.forced_command.as_deref(),
-            Some("uptime")
-        );
+        assert_eq!(forced.restrictions.forced_command.as_deref(), Some("uptime"));
 
         let bound = with("source-address", "10.0.0.0/8,fd00::1");
         assert!(ca.at(BORN, &bound, None, "::ffff:10.9.9.9").is_ok());
         assert!(ca.at(BORN, &bound, None, "fd00::1").is_ok());
         let elsewhere = ca.at(BORN, &bound, None, "192.168.0.1");
-        assert_eq!(
-            elsewhere,
-            Err(CertificateError::Source("192.168.0.1".parse().unwrap()))
-        );
+        assert_eq!(elsewhere, Err(CertificateError::Source("192.168.0.1".parse().unwrap())));
         let wrong = ca.judge(&with("source-address", "10.*"), None);
         assert!(matches!(wrong, Err(CertificateError::SourceAddress(_))));
 
         let unknown = ca.judge(&with("verify-required", ""), None);
-        assert_eq!(
-            unknown,
-            Err(CertificateError::CriticalOption("verify-required".into()))
-        );
+        assert_eq!(unknown, Err(CertificateError::CriticalOption("verify-required".into())));
     }
 }

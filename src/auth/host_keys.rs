@@ -104,10 +104,7 @@ pub fn load_or_create(paths: &[PathBuf]) -> Result<Vec<PrivateKey>, HostKeyError
 }
 
 fn load(path: &Path) -> Result<PrivateKey, HostKeyError> {
-    let unreadable = |source| HostKeyError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
+    let unreadable = |source| HostKeyError::Unreadable { path: path.to_owned(), source };
     // Looked at before it is opened: opening a named pipe would wait for its other end.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(unreadable(io::Error::other("it is not a regular file")));
@@ -115,15 +112,10 @@ fn load(path: &Path) -> Result<PrivateKey, HostKeyError> {
     let file = File::open(path).map_err(unreadable)?;
     let mode = file.metadata().map_err(unreadable)?.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(HostKeyError::Exposed {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(HostKeyError::Exposed { path: path.to_owned(), mode });
     }
     let mut text = String::new();
-    file.take(LARGEST_FILE)
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
+    file.take(LARGEST_FILE).read_to_string(&mut text).map_err(unreadable)?;
     decode(path, &text)
 }
 
@@ -141,10 +133,7 @@ fn decode(path: &Path, text: &str) -> Result<PrivateKey, HostKeyError> {
     };
     let suitable = match key.algorithm() {
         Algorithm::Ed25519 | Algorithm::Ecdsa { .. } => true,
-        Algorithm::Rsa { .. } => key
-            .key_data()
-            .rsa()
-            .is_some_and(|rsa| rsa.key_size() >= 2048),
+        Algorithm::Rsa { .. } => key.key_data().rsa().is_some_and(|rsa| rsa.key_size() >= 2048),
         _ => false,
     };
     if suitable {
@@ -156,28 +145,14 @@ fn decode(path: &Path, text: &str) -> Result<PrivateKey, HostKeyError> {
 }
 
 fn create(path: &Path) -> Result<PrivateKey, HostKeyError> {
-    let generated = generate(path).and_then(|key| {
-        Ok((
-            key.to_openssh(LineEnding::LF)?,
-            key.public_key().to_openssh()?,
-            key,
-        ))
-    });
-    let (private, public, key) = generated.map_err(|source| HostKeyError::Generate {
-        path: path.to_owned(),
-        source,
-    })?;
-    let failed = |source| HostKeyError::Create {
-        path: path.to_owned(),
-        source,
-    };
+    let generated = generate(path)
+        .and_then(|key| Ok((key.to_openssh(LineEnding::LF)?, key.public_key().to_openssh()?, key)));
+    let (private, public, key) =
+        generated.map_err(|source| HostKeyError::Generate { path: path.to_owned(), source })?;
+    let failed = |source| HostKeyError::Create { path: path.to_owned(), source };
 
     let dir = path.parent().unwrap_or(Path::new("/"));
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(failed)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     let file = temporary(dir, private.as_bytes(), 0o600).map_err(failed)?;
     if let Err(err) = file.persist_noclobber(path) {
         return if err.error.kind() == io::ErrorKind::AlreadyExists {
@@ -193,18 +168,15 @@ fn create(path: &Path) -> Result<PrivateKey, HostKeyError> {
     temporary(dir, format!("{public}\n").as_bytes(), 0o644)
         .and_then(|file| file.persist(&public_path).map_err(|err| err.error))
         .map_err(failed)?;
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(failed)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
     tracing::info!(path = %path.display(), algorithm = %key.algorithm(), "created a host key");
     Ok(key)
 }
 
 /// A file that is complete on disk before it gets its name.
 fn temporary(dir: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile> {
-    let mut file = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(mode))
-        .tempfile_in(dir)?;
+    let mut file =
+        tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(dir)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     Ok(file)
@@ -222,15 +194,9 @@ fn generate(path: &Path) -> Result<PrivateKey, ssh_key::Error> {
 }
 
 fn algorithm_for(path: &Path) -> Algorithm {
-    let name = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .to_ascii_lowercase();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     if name.contains("ecdsa") {
-        Algorithm::Ecdsa {
-            curve: EcdsaCurve::NistP256,
-        }
+        Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 }
     } else if name.contains("rsa") {
         Algorithm::Rsa { hash: None }
     } else {
@@ -265,14 +231,8 @@ mod tests {
             keys_dir.join("ssh_host_rsa_key"),
         ];
         let created = load_or_create(&paths).unwrap();
-        let algorithms: Vec<_> = created
-            .iter()
-            .map(|key| key.algorithm().to_string())
-            .collect();
-        assert_eq!(
-            algorithms,
-            ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"]
-        );
+        let algorithms: Vec<_> = created.iter().map(|key| key.algorithm().to_string()).collect();
+        assert_eq!(algorithms, ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"]);
         assert_eq!(created[2].key_data().rsa().unwrap().key_size(), 3072);
         assert_eq!(mode(&keys_dir), 0o700);
         for (path, key) in paths.iter().zip(&created) {
@@ -282,16 +242,9 @@ mod tests {
             let public = path.with_extension("pub");
             assert_eq!(mode(&public), 0o644);
             let public = fs::read_to_string(&public).unwrap();
-            assert_eq!(
-                public,
-                format!("{}\n", key.public_key().to_openssh().unwrap())
-            );
+            assert_eq!(public, format!("{}\n", key.public_key().to_openssh().unwrap()));
         }
-        assert_eq!(
-            fs::read_dir(&keys_dir).unwrap().count(),
-            6,
-            "no temporary file is left"
-        );
+        assert_eq!(fs::read_dir(&keys_dir).unwrap().count(), 6, "no temporary file is left");
 
         let loaded = load_or_create(&paths).unwrap();
         for (loaded, created) in loaded.iter().zip(&created) {
@@ -333,10 +286,7 @@ mod tests {
         let path = dir.path().join("host_key");
         for text in ["", "hello", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"] {
             write_key(&path, text, 0o600);
-            assert!(
-                matches!(error(&path), HostKeyError::Malformed { .. }),
-                "{text:?}"
-            );
+            assert!(matches!(error(&path), HostKeyError::Malformed { .. }), "{text:?}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert!(matches!(error(dir.path()), HostKeyError::Unreadable { .. }));
@@ -360,10 +310,7 @@ mod tests {
             let starts: Vec<_> = (0..8)
                 .map(|_| scope.spawn(|| load_or_create(std::slice::from_ref(&path)).unwrap()))
                 .collect();
-            starts
-                .into_iter()
-                .flat_map(|start| start.join().unwrap())
-                .collect()
+            starts.into_iter().flat_map(|start| start.join().unwrap()).collect()
         });
         for key in &keys {
             assert_eq!(key.public_key().key_data(), keys[0].public_key().key_data());

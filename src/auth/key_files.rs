@@ -75,11 +75,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 impl KeyFiles {
     /// Reads the files. Blocks on the file system.
     pub(super) fn open(accounts_dir: Option<PathBuf>, trusted_user_ca: Option<PathBuf>) -> Self {
-        let files = Self {
-            accounts_dir,
-            trusted_user_ca,
-            read: Mutex::default(),
-        };
+        let files = Self { accounts_dir, trusted_user_ca, read: Mutex::default() };
         files.refresh();
         files
     }
@@ -90,12 +86,10 @@ impl KeyFiles {
             return Arc::default();
         }
         let files = Arc::clone(self);
-        tokio::task::spawn_blocking(move || files.refresh())
-            .await
-            .unwrap_or_else(|err| {
-                tracing::error!(%err, "the key files could not be read");
-                Arc::default()
-            })
+        tokio::task::spawn_blocking(move || files.refresh()).await.unwrap_or_else(|err| {
+            tracing::error!(%err, "the key files could not be read");
+            Arc::default()
+        })
     }
 
     /// Whether there are files that public keys may be in.
@@ -120,12 +114,8 @@ impl KeyFiles {
     }
 
     fn stamps(&self) -> Stamps {
-        let mut paths: Vec<PathBuf> = self
-            .accounts_dir
-            .iter()
-            .chain(&self.trusted_user_ca)
-            .cloned()
-            .collect();
+        let mut paths: Vec<PathBuf> =
+            self.accounts_dir.iter().chain(&self.trusted_user_ca).cloned().collect();
         if let Some(dir) = &self.accounts_dir {
             // That it cannot be listed is reported by reading it.
             paths.extend(account_files(dir).unwrap_or_default());
@@ -169,10 +159,7 @@ fn read_accounts(dir: &Path, keys: &mut Keys) {
     let files = match files {
         Ok(files) => files,
         Err(err) => {
-            keys.problems.push(format!(
-                "{}: no account has a public key: {err}",
-                dir.display()
-            ));
+            keys.problems.push(format!("{}: no account has a public key: {err}", dir.display()));
             return;
         }
     };
@@ -181,16 +168,14 @@ fn read_accounts(dir: &Path, keys: &mut Keys) {
         let account: AccountName = match name.parse() {
             Ok(account) => account,
             Err(err) => {
-                keys.problems
-                    .push(format!("{}: ignored: {err}", path.display()));
+                keys.problems.push(format!("{}: ignored: {err}", path.display()));
                 continue;
             }
         };
         let text = match read_text(&path) {
             Ok(text) => text,
             Err(err) => {
-                keys.problems
-                    .push(format!("{}: ignored: {err}", path.display()));
+                keys.problems.push(format!("{}: ignored: {err}", path.display()));
                 continue;
             }
         };
@@ -200,8 +185,7 @@ fn read_accounts(dir: &Path, keys: &mut Keys) {
             listed.push((account.clone(), entry));
         }
         for (line, err) in errors {
-            keys.problems
-                .push(format!("{}:{line}: {err}", path.display()));
+            keys.problems.push(format!("{}:{line}: {err}", path.display()));
         }
     }
 }
@@ -210,10 +194,7 @@ fn read_authorities(path: &Path, keys: &mut Keys) {
     let text = match read_text(path) {
         Ok(text) => text,
         Err(err) => {
-            keys.problems.push(format!(
-                "{}: no certificate is trusted: {err}",
-                path.display()
-            ));
+            keys.problems.push(format!("{}: no certificate is trusted: {err}", path.display()));
             return;
         }
     };
@@ -225,8 +206,7 @@ fn read_authorities(path: &Path, keys: &mut Keys) {
         match authorized_keys::parse_key(line) {
             Ok(key) => keys.authorities.push(key.fingerprint(HashAlg::Sha256)),
             Err(err) => {
-                keys.problems
-                    .push(format!("{}:{}: {err}", path.display(), index + 1));
+                keys.problems.push(format!("{}:{}: {err}", path.display(), index + 1));
             }
         }
     }
@@ -254,8 +234,6 @@ fn safe_mode(metadata: &Metadata) -> io::Result<()> {
     if metadata.mode() & 0o022 == 0 {
         Ok(())
     } else {
-        Err(io::Error::other(
-            "others than its owner may write to it; chmod go-w it",
-        ))
+        Err(io::Error::other("others than its owner may write to it; chmod go-w it"))
     }
 }

@@ -40,17 +40,13 @@ pub fn hash_password(password: &str) -> Result<String, HashPasswordError> {
         return Err(HashPasswordError::TooLong);
     }
     let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::DEFAULT);
-    let hash = hasher
-        .hash_password(password.as_bytes())
-        .map_err(HashPasswordError::Hash)?;
+    let hash = hasher.hash_password(password.as_bytes()).map_err(HashPasswordError::Hash)?;
     Ok(hash.to_string())
 }
 
 /// Whether `password` has the hash `phc`, in constant time once the parameters are known.
 pub(super) fn verify(password: &str, phc: &str) -> bool {
-    Argon2::default()
-        .verify_password(password.as_bytes(), phc)
-        .is_ok()
+    Argon2::default().verify_password(password.as_bytes(), phc).is_ok()
 }
 
 /// Checks a PHC string; `Ok` may hold a weakness to warn about, `Err` the rule that it breaks.
@@ -62,10 +58,7 @@ pub(crate) fn check(phc: &str) -> Result<Option<&'static str>, &'static str> {
     if hash.salt.is_none() || hash.hash.is_none() {
         return Err("lacks the salt or the hash itself");
     }
-    if hash
-        .version
-        .is_some_and(|version| Version::try_from(version).is_err())
-    {
+    if hash.version.is_some_and(|version| Version::try_from(version).is_err()) {
         return Err("has a version of argon2 that does not exist");
     }
     let params = Params::try_from(&hash).map_err(|_| "has wrong argon2 parameters")?;
@@ -106,37 +99,19 @@ mod tests {
     fn passwords_that_no_login_could_give_are_refused() {
         assert!(matches!(hash_password(""), Err(HashPasswordError::Empty)));
         let long = "x".repeat(LONGEST_PASSWORD + 1);
-        assert!(matches!(
-            hash_password(&long),
-            Err(HashPasswordError::TooLong)
-        ));
+        assert!(matches!(hash_password(&long), Err(HashPasswordError::TooLong)));
     }
 
     #[test]
     fn only_argon2id_hashes_that_can_be_verified_are_accepted() {
-        assert!(
-            check(CHEAP).unwrap().is_some(),
-            "weak ones are warned about"
-        );
+        assert!(check(CHEAP).unwrap().is_some(), "weak ones are warned about");
         for (phc, rule) in [
             ("secret".to_owned(), "is not a hash in PHC string format"),
             (String::new(), "is not a hash in PHC string format"),
-            (
-                CHEAP.replace("argon2id", "argon2i"),
-                "is not an argon2id hash",
-            ),
-            (
-                CHEAP.replace("argon2id", "scrypt"),
-                "is not an argon2id hash",
-            ),
-            (
-                "$argon2id$v=19$m=16,t=1,p=1".to_owned(),
-                "lacks the salt or the hash itself",
-            ),
-            (
-                CHEAP.replace("v=19", "v=20"),
-                "has a version of argon2 that does not exist",
-            ),
+            (CHEAP.replace("argon2id", "argon2i"), "is not an argon2id hash"),
+            (CHEAP.replace("argon2id", "scrypt"), "is not an argon2id hash"),
+            ("$argon2id$v=19$m=16,t=1,p=1".to_owned(), "lacks the salt or the hash itself"),
+            (CHEAP.replace("v=19", "v=20"), "has a version of argon2 that does not exist"),
             (CHEAP.replace("m=16", "m=1"), "has wrong argon2 parameters"),
             (
                 CHEAP.replace("m=16", "m=2000000"),

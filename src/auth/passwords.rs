@@ -50,12 +50,7 @@ impl Passwords {
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
         // Any text does: what counts is that its hash costs what a real one costs.
         let dummy = PasswordHash::new(password_hash::hash_password("no account's password")?);
-        Ok(Self {
-            hashes,
-            dummy,
-            places: Arc::new(Semaphore::new(processors)),
-            verify,
-        })
+        Ok(Self { hashes, dummy, places: Arc::new(Semaphore::new(processors)), verify })
     }
 
     /// Whether any account has a password.
@@ -75,22 +70,14 @@ impl Passwords {
             None => self.hashes.iter().collect(),
         };
         let fits = password.len() <= LONGEST_PASSWORD;
-        let password: Arc<str> = if fits {
-            password.into()
-        } else {
-            Arc::default()
-        };
+        let password: Arc<str> = if fits { password.into() } else { Arc::default() };
         if candidates.is_empty() {
             // The answer is of no interest, only the time that it takes.
             self.verify(&password, &self.dummy).await;
             return None;
         }
-        let answers = join_all(
-            candidates
-                .iter()
-                .map(|(_, hash)| self.verify(&password, hash)),
-        )
-        .await;
+        let answers =
+            join_all(candidates.iter().map(|(_, hash)| self.verify(&password, hash))).await;
         let mut answers = answers.into_iter();
         candidates.retain(|_| fits && answers.next() == Some(true));
         match candidates.as_slice() {
@@ -130,13 +117,7 @@ mod tests {
             .iter()
             .map(|(name, password)| {
                 let password = password.map(|text| PasswordHash::new(text.to_owned()));
-                (
-                    name.parse().unwrap(),
-                    Account {
-                        password,
-                        allow: vec!["*".into()],
-                    },
-                )
+                (name.parse().unwrap(), Account { password, allow: vec!["*".into()] })
             })
             .collect();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -147,10 +128,7 @@ mod tests {
                 password == hash
             }
         };
-        (
-            Passwords::with_verify(&accounts, Arc::new(verify)).unwrap(),
-            log,
-        )
+        (Passwords::with_verify(&accounts, Arc::new(verify)).unwrap(), log)
     }
 
     async fn login(passwords: &Passwords, claimed: Option<&str>, password: &str) -> Option<String> {
@@ -162,10 +140,7 @@ mod tests {
     #[tokio::test]
     async fn the_right_password_gives_the_account() {
         let (passwords, _) = passwords(&[("alice", Some("a")), ("bob", Some("b"))]);
-        assert_eq!(
-            login(&passwords, Some("alice"), "a").await.as_deref(),
-            Some("alice")
-        );
+        assert_eq!(login(&passwords, Some("alice"), "a").await.as_deref(), Some("alice"));
         assert_eq!(login(&passwords, None, "b").await.as_deref(), Some("bob"));
         assert_eq!(login(&passwords, Some("alice"), "b").await, None);
         assert_eq!(login(&passwords, None, "c").await, None);
@@ -175,10 +150,7 @@ mod tests {
     async fn a_shared_password_needs_the_account() {
         let (passwords, _) = passwords(&[("alice", Some("x")), ("bob", Some("x"))]);
         assert_eq!(login(&passwords, None, "x").await, None);
-        assert_eq!(
-            login(&passwords, Some("bob"), "x").await.as_deref(),
-            Some("bob")
-        );
+        assert_eq!(login(&passwords, Some("bob"), "x").await.as_deref(), Some("bob"));
     }
 
     #[tokio::test]
@@ -200,19 +172,12 @@ mod tests {
         assert!(passwords.is_empty());
         assert_eq!(login(&passwords, None, "a").await, None);
         assert_eq!(login(&passwords, Some("alice"), "a").await, None);
-        assert_eq!(
-            *log.lock().unwrap(),
-            [passwords.dummy.expose(), passwords.dummy.expose()]
-        );
+        assert_eq!(*log.lock().unwrap(), [passwords.dummy.expose(), passwords.dummy.expose()]);
     }
 
     #[tokio::test]
     async fn without_a_claim_every_hash_is_verified_even_after_a_match() {
-        let accounts = [
-            ("alice", Some("a")),
-            ("bob", Some("b")),
-            ("carol", Some("c")),
-        ];
+        let accounts = [("alice", Some("a")), ("bob", Some("b")), ("carol", Some("c"))];
         let (passwords, log) = passwords(&accounts);
         assert_eq!(login(&passwords, None, "a").await.as_deref(), Some("alice"));
         let mut seen = log.lock().unwrap().clone();
@@ -245,10 +210,7 @@ mod tests {
         let hash = || Some(PasswordHash::new("h".into()));
         let accounts = (0..64)
             .map(|n| {
-                let account = Account {
-                    password: hash(),
-                    allow: vec!["*".into()],
-                };
+                let account = Account { password: hash(), allow: vec!["*".into()] };
                 (format!("user{n}").parse().unwrap(), account)
             })
             .collect();

@@ -34,13 +34,7 @@ impl ConfigErrors {
 
     /// The file as a whole cannot be used.
     fn unusable(file: &Path, message: String) -> Self {
-        Self(vec![Problem {
-            file: file.to_owned(),
-            line: None,
-            section: None,
-            key: None,
-            message,
-        }])
+        Self(vec![Problem { file: file.to_owned(), line: None, section: None, key: None, message }])
     }
 }
 
@@ -74,9 +68,7 @@ impl Config {
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         let mut bytes = Vec::new();
-        file.take(LARGEST_FILE + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
+        file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         if u64::try_from(bytes.len()).is_ok_and(|length| length > LARGEST_FILE) {
             let message = "is larger than 4 MiB, which no configuration file is".to_owned();
             return Err(ConfigErrors::unusable(path, message));

@@ -36,10 +36,7 @@ pub(super) fn node_defaults(root: &mut Root<'_, '_>, base: &Path, live: bool) ->
         );
     }
     section.finish();
-    Defaults {
-        options,
-        networks_known,
-    }
+    Defaults { options, networks_known }
 }
 
 /// What nodes inherit.
@@ -61,9 +58,7 @@ fn node_options(
         ("off", HostKeyPolicy::Off),
     ]);
     let mut seconds = |key, range, default| {
-        section
-            .take(key, integer(range))
-            .map_or(default, Duration::from_secs)
+        section.take(key, integer(range)).map_or(default, Duration::from_secs)
     };
     let connect = seconds("connect_seconds", 1..=600, inherited.connect);
     let boot_wait = seconds("boot_wait_seconds", 0..=3600, inherited.boot_wait);
@@ -138,14 +133,7 @@ pub(super) fn nodes(
                 section.error_here("has the name of the lobby; change [server] lobby or this one");
             }
             Ok(name) => {
-                let node = |address| Node {
-                    address,
-                    login,
-                    mac,
-                    persist,
-                    boot_mode,
-                    options,
-                };
+                let node = |address| Node { address, login, mac, persist, boot_mode, options };
                 nodes.extend(address.map(node).map(|node| (name, node)));
             }
             Err(err) => section.error_here(err.to_string()),

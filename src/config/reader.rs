@@ -25,10 +25,7 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn at(value: &Value<'_>, message: impl Into<String>) -> Vec<Self> {
-        vec![Self {
-            offset: value.span().start,
-            message: message.into(),
-        }]
+        vec![Self { offset: value.span().start, message: message.into() }]
     }
 }
 
@@ -74,9 +71,7 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(file: &Path, text: &[u8]) -> Self {
-        let newlines = (0..text.len())
-            .filter(|&at| text.get(at) == Some(&b'\n'))
-            .collect();
+        let newlines = (0..text.len()).filter(|&at| text.get(at) == Some(&b'\n')).collect();
         Self {
             file: file.to_owned(),
             newlines,
@@ -135,11 +130,7 @@ pub(super) struct Root<'r, 'i> {
 
 impl<'r, 'i> Root<'r, 'i> {
     pub(super) fn new(report: &'r Report, table: DeTable<'i>) -> Self {
-        Self {
-            report,
-            table,
-            known: Vec::new(),
-        }
+        Self { report, table, known: Vec::new() }
     }
 
     /// The table `[name]`, if the file has it.
@@ -249,8 +240,7 @@ impl<'r, 'i> Section<'r, 'i> {
                 self.wrong.insert(key);
                 for fault in faults {
                     let section = Some(self.name.as_str());
-                    self.report
-                        .error(fault.offset, section, Some(key), fault.message);
+                    self.report.error(fault.offset, section, Some(key), fault.message);
                 }
                 None
             }
@@ -277,21 +267,18 @@ impl<'r, 'i> Section<'r, 'i> {
 
     /// Reports an error about a key, at its line or else at the section's.
     pub(super) fn error(&self, key: &str, message: impl Into<String>) {
-        self.report
-            .error(self.place(key), Some(&self.name), Some(key), message.into());
+        self.report.error(self.place(key), Some(&self.name), Some(key), message.into());
     }
 
     /// Reports an error about the section as a whole.
     pub(super) fn error_here(&self, message: impl Into<String>) {
-        self.report
-            .error(self.offset, Some(&self.name), None, message.into());
+        self.report.error(self.offset, Some(&self.name), None, message.into());
     }
 
     /// Reports something that works but should be known.
     pub(super) fn warn(&self, key: &str, message: impl Into<String>) {
         let problem =
-            self.report
-                .problem(self.place(key), Some(&self.name), Some(key), message.into());
+            self.report.problem(self.place(key), Some(&self.name), Some(key), message.into());
         self.report.warnings.borrow_mut().push(problem);
     }
 
@@ -308,8 +295,7 @@ impl<'r, 'i> Section<'r, 'i> {
             };
             let message = format!("unknown key; {hint}");
             let section = Some(self.name.as_str());
-            self.report
-                .error(key.span().start, section, Some(key.get_ref()), message);
+            self.report.error(key.span().start, section, Some(key.get_ref()), message);
         }
     }
 }
@@ -326,11 +312,7 @@ fn is_section(value: &DeValue<'_>) -> bool {
 /// "a string", "an integer".
 pub(super) fn with_article(value: &DeValue<'_>) -> String {
     let name = value.type_str();
-    let article = if name.starts_with(['a', 'i']) {
-        "an"
-    } else {
-        "a"
-    };
+    let article = if name.starts_with(['a', 'i']) { "an" } else { "a" };
     format!("{article} {name}")
 }
 

@@ -25,10 +25,7 @@ pub(super) fn string(value: &Value<'_>) -> Read<String> {
 /// A string, borrowed.
 pub(super) fn text<'v>(value: &'v Value<'_>) -> Read<&'v str> {
     value.get_ref().as_str().ok_or_else(|| {
-        Fault::at(
-            value,
-            format!("must be a string, not {}", with_article(value.get_ref())),
-        )
+        Fault::at(value, format!("must be a string, not {}", with_article(value.get_ref())))
     })
 }
 
@@ -51,10 +48,7 @@ pub(super) fn integer(range: RangeInclusive<u64>) -> impl Fn(&Value<'_>) -> Read
             .filter(|number| range.contains(number))
             .ok_or_else(|| {
                 let (low, high) = (range.start(), range.end());
-                Fault::at(
-                    value,
-                    format!("must be between {low} and {high}, not {integer}"),
-                )
+                Fault::at(value, format!("must be between {low} and {high}, not {integer}"))
             })
     }
 }
@@ -81,11 +75,7 @@ pub(super) fn list<T>(read: impl Fn(&Value<'_>) -> Read<T>) -> impl Fn(&Value<'_
                 Err(more) => faults.extend(more),
             }
         }
-        if faults.is_empty() {
-            Ok(values)
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(values) } else { Err(faults) }
     }
 }
 
@@ -115,17 +105,10 @@ pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Value<'_>) -> Rea
         let given = text(value)?;
         let found = words.iter().find(|(word, _)| *word == given);
         found.map(|(_, meaning)| *meaning).ok_or_else(|| {
-            let all: Vec<_> = words
-                .iter()
-                .map(|(word, _)| format!("\"{word}\""))
-                .collect();
+            let all: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
             Fault::at(
                 value,
-                format!(
-                    "must be {}, not \"{}\"",
-                    all.join(" or "),
-                    given.escape_debug()
-                ),
+                format!("must be {}, not \"{}\"", all.join(" or "), given.escape_debug()),
             )
         })
     }
@@ -133,9 +116,7 @@ pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&Value<'_>) -> Rea
 
 /// Anything with a `FromStr` whose error is a complete message.
 pub(super) fn parsed<T: FromStr<Err: Display>>(value: &Value<'_>) -> Read<T> {
-    text(value)?
-        .parse()
-        .map_err(|err: T::Err| Fault::at(value, err.to_string()))
+    text(value)?.parse().map_err(|err: T::Err| Fault::at(value, err.to_string()))
 }
 
 /// A path; a relative one is relative to `base`.
@@ -153,11 +134,7 @@ pub(super) fn path(base: &Path) -> impl Fn(&Value<'_>) -> Read<PathBuf> {
 pub(super) fn optional_path(base: &Path) -> impl Fn(&Value<'_>) -> Read<Option<PathBuf>> {
     let read = path(base);
     move |value| {
-        if text(value)?.is_empty() {
-            Ok(None)
-        } else {
-            read(value).map(Some)
-        }
+        if text(value)?.is_empty() { Ok(None) } else { read(value).map(Some) }
     }
 }
 
@@ -176,16 +153,10 @@ pub(super) fn listen_address(value: &Value<'_>) -> Read<SocketAddr> {
 /// `ADDRESS` or `ADDRESS:PORT` of a node.
 pub(super) fn node_address(value: &Value<'_>) -> Read<SocketAddr> {
     let given = text(value)?;
-    let bare = given
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(given);
+    let bare = given.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(given);
     let address = match bare.parse::<IpAddr>() {
         Ok(ip) => Some(SocketAddr::new(ip, SSH_PORT)),
-        Err(_) => given
-            .parse::<SocketAddr>()
-            .ok()
-            .filter(|address| address.port() != 0),
+        Err(_) => given.parse::<SocketAddr>().ok().filter(|address| address.port() != 0),
     };
     address.ok_or_else(|| {
         let message = format!(
@@ -235,10 +206,9 @@ pub(super) fn memory(value: &Value<'_>) -> Read<Option<u64>> {
         .filter(|bytes| i64::try_from(*bytes).is_ok());
     match bytes {
         Some(0) => Ok(None),
-        Some(bytes) if bytes < SMALLEST_MEMORY => Err(Fault::at(
-            value,
-            "must be at least \"6M\", or \"0\" for no limit",
-        )),
+        Some(bytes) if bytes < SMALLEST_MEMORY => {
+            Err(Fault::at(value, "must be at least \"6M\", or \"0\" for no limit"))
+        }
         Some(bytes) => Ok(Some(bytes)),
         None => {
             let message = format!(

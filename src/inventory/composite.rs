@@ -38,10 +38,7 @@ impl Inventories {
     /// # Errors
     /// No source has one; the error says what is close to it.
     pub fn node(&self, name: &NodeName) -> Result<NodeRecord, UnknownNode> {
-        self.sources
-            .iter()
-            .find_map(|source| source.node(name))
-            .ok_or_else(|| self.unknown(name))
+        self.sources.iter().find_map(|source| source.node(name)).ok_or_else(|| self.unknown(name))
     }
 
     /// All nodes, sorted by name.
@@ -107,10 +104,9 @@ impl Inventories {
 fn stale_text(label: &str, freshness: &Freshness) -> Option<String> {
     match freshness {
         Freshness::Fresh => None,
-        Freshness::Stale { age, reason } => Some(format!(
-            "{label} has not answered for {}: {reason}",
-            age_text(*age)
-        )),
+        Freshness::Stale { age, reason } => {
+            Some(format!("{label} has not answered for {}: {reason}", age_text(*age)))
+        }
         Freshness::Never { reason } => Some(format!("{label} has not answered yet: {reason}")),
     }
 }
@@ -143,9 +139,7 @@ mod tests {
 
     impl Source {
         fn fresh(nodes: &[(&str, &str)]) -> Self {
-            let nodes = nodes
-                .iter()
-                .map(|(name, address)| node_record(name, address));
+            let nodes = nodes.iter().map(|(name, address)| node_record(name, address));
             Self {
                 nodes: nodes.collect(),
                 images: Vec::new(),
@@ -192,10 +186,7 @@ mod tests {
 
     fn inventories(sources: Vec<Source>) -> Inventories {
         Inventories::new(
-            sources
-                .into_iter()
-                .map(|source| Arc::new(source) as Arc<dyn Inventory>)
-                .collect(),
+            sources.into_iter().map(|source| Arc::new(source) as Arc<dyn Inventory>).collect(),
         )
     }
 
@@ -221,10 +212,7 @@ mod tests {
         let mut first = Source::fresh(&[]);
         first.images = vec![image_record("bob/pc:latest")];
         let mut second = Source::fresh(&[]);
-        second.images = vec![
-            image_record("alice/pc:latest"),
-            image_record("bob/pc:latest"),
-        ];
+        second.images = vec![image_record("alice/pc:latest"), image_record("bob/pc:latest")];
         let names: Vec<String> = inventories(vec![first, second])
             .images()
             .into_iter()
@@ -256,9 +244,7 @@ mod tests {
                 "the WalT server has not answered for 3 min: connection refused",
             ),
             (
-                Freshness::Never {
-                    reason: "connection refused".to_owned(),
-                },
+                Freshness::Never { reason: "connection refused".to_owned() },
                 "the WalT server has not answered yet: connection refused",
             ),
         ] {

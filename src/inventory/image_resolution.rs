@@ -72,10 +72,7 @@ pub fn resolve(
         })
         .collect();
     let of_owner = |owner: Option<&str>| {
-        same_name
-            .iter()
-            .find(|image| image.owner() == owner)
-            .map(|&image| image.clone())
+        same_name.iter().find(|image| image.owner() == owner).map(|&image| image.clone())
     };
     let found = match &name.owner {
         Some(owner) => of_owner(Some(owner.as_str())),
@@ -99,9 +96,7 @@ pub fn save_target(account: &AccountName, name: &ImageName) -> String {
 }
 
 fn tag_text(name: &ImageName) -> &str {
-    name.tag
-        .as_ref()
-        .map_or(reference::LATEST, ImageTag::as_str)
+    name.tag.as_ref().map_or(reference::LATEST, ImageTag::as_str)
 }
 
 fn alias(
@@ -112,10 +107,11 @@ fn alias(
         return None;
     }
     let reference = aliases.get(&name.name)?;
-    Some(reference.parse().map_err(|source| ResolveError::Alias {
-        alias: name.name.clone(),
-        source,
-    }))
+    Some(
+        reference
+            .parse()
+            .map_err(|source| ResolveError::Alias { alias: name.name.clone(), source }),
+    )
 }
 
 /// `images` all have the name and tag that were asked for.
@@ -135,15 +131,9 @@ fn only_other_owner(
     let candidates = by_owner
         .keys()
         .filter_map(|owner| owner.parse().ok())
-        .map(|owner| ImageName {
-            owner: Some(owner),
-            ..name.clone()
-        })
+        .map(|owner| ImageName { owner: Some(owner), ..name.clone() })
         .collect();
-    Err(ResolveError::Ambiguous {
-        name: name.clone(),
-        candidates,
-    })
+    Err(ResolveError::Ambiguous { name: name.clone(), candidates })
 }
 
 fn unknown(
@@ -160,24 +150,16 @@ fn unknown(
         Some(owner) => format!("{owner}/{}{tag}", name.name),
         None => format!("{}{tag}", name.name),
     };
-    let aliases = aliases
-        .keys()
-        .map(|alias| (alias.to_string(), alias.to_string()));
-    let images = available
-        .iter()
-        .filter(|image| image.registry().is_none())
-        .map(|image| {
-            // Who named no owner mistyped the rest.
-            let compared = match &name.owner {
-                Some(_) => image.full_name(),
-                None => image.name_and_tag(),
-            };
-            (compared, image.short_name(account))
-        });
-    ResolveError::Unknown {
-        name: name.clone(),
-        similar: closest(&typed, aliases.chain(images)),
-    }
+    let aliases = aliases.keys().map(|alias| (alias.to_string(), alias.to_string()));
+    let images = available.iter().filter(|image| image.registry().is_none()).map(|image| {
+        // Who named no owner mistyped the rest.
+        let compared = match &name.owner {
+            Some(_) => image.full_name(),
+            None => image.name_and_tag(),
+        };
+        (compared, image.short_name(account))
+    });
+    ResolveError::Unknown { name: name.clone(), similar: closest(&typed, aliases.chain(images)) }
 }
 
 #[cfg(test)]

@@ -53,10 +53,7 @@ impl NodeRecord {
 
     /// The owner part of the image it boots.
     pub fn image_owner(&self) -> Option<&str> {
-        self.image
-            .as_deref()?
-            .split_once('/')
-            .map(|(owner, _)| owner)
+        self.image.as_deref()?.split_once('/').map(|(owner, _)| owner)
     }
 }
 

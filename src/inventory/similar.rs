@@ -39,10 +39,7 @@ mod tests {
     use super::*;
 
     fn closest_of(typed: &str, names: &[&str]) -> Vec<String> {
-        closest(
-            typed,
-            names.iter().map(|&name| (name.to_owned(), name.to_owned())),
-        )
+        closest(typed, names.iter().map(|&name| (name.to_owned(), name.to_owned())))
     }
 
     #[test]

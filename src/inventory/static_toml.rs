@@ -17,10 +17,7 @@ pub struct StaticInventory {
 impl StaticInventory {
     /// Takes the `[nodes.*]` of a configuration.
     pub fn new(nodes: &BTreeMap<NodeName, Node>) -> Self {
-        let nodes = nodes
-            .iter()
-            .map(|(name, node)| (name.clone(), record(name, node)))
-            .collect();
+        let nodes = nodes.iter().map(|(name, node)| (name.clone(), record(name, node))).collect();
         Self { nodes }
     }
 }

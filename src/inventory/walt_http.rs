@@ -165,24 +165,17 @@ impl WaltInventory {
     fn freshness_at(&self, now: Instant) -> Freshness {
         let state = self.state.borrow();
         if state.reading == 0 {
-            return Freshness::Never {
-                reason: "the first request is under way".to_owned(),
-            };
+            return Freshness::Never { reason: "the first request is under way".to_owned() };
         }
-        let failed = [
-            (&state.nodes.failure, state.nodes.read),
-            (&state.images.failure, state.images.read),
-        ];
+        let failed =
+            [(&state.nodes.failure, state.nodes.read), (&state.images.failure, state.images.read)];
         // The node list comes first: it is what most questions are about.
         for (failure, read) in failed {
             let Some(reason) = failure.clone() else {
                 continue;
             };
             return match read {
-                Some(read) => Freshness::Stale {
-                    age: now.saturating_duration_since(read),
-                    reason,
-                },
+                Some(read) => Freshness::Stale { age: now.saturating_duration_since(read), reason },
                 None => Freshness::Never { reason },
             };
         }
@@ -233,23 +226,11 @@ impl Inventory for WaltInventory {
     }
 
     fn nodes(&self) -> Vec<NodeRecord> {
-        self.state
-            .borrow()
-            .nodes
-            .entries
-            .values()
-            .cloned()
-            .collect()
+        self.state.borrow().nodes.entries.values().cloned().collect()
     }
 
     fn images(&self) -> Vec<ImageRecord> {
-        self.state
-            .borrow()
-            .images
-            .entries
-            .values()
-            .cloned()
-            .collect()
+        self.state.borrow().images.entries.values().cloned().collect()
     }
 
     fn freshness(&self) -> Freshness {

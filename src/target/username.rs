@@ -87,10 +87,7 @@ pub enum UsernameError {
         text: String,
     },
     /// Separators of both forms.
-    #[error(
-        "{} mixes two ways to name an image: type image.{suggestion}",
-        quoted(text)
-    )]
+    #[error("{} mixes two ways to name an image: type image.{suggestion}", quoted(text))]
     MixedImageForms {
         /// What was typed.
         text: String,
@@ -143,10 +140,11 @@ impl Target {
             return image.parse().map(Self::Image);
         }
         match text.parse::<NodesTarget>()? {
-            NodesTarget {
-                login: None,
-                selectors,
-            } if selectors == [NodeSelector::Name(lobby.clone())] => Ok(Self::Lobby(lobby.clone())),
+            NodesTarget { login: None, selectors }
+                if selectors == [NodeSelector::Name(lobby.clone())] =>
+            {
+                Ok(Self::Lobby(lobby.clone()))
+            }
             nodes => Ok(Self::Nodes(nodes)),
         }
     }

@@ -18,10 +18,7 @@ struct Site {
 }
 
 fn site() -> Site {
-    let site = Site {
-        dir: tempfile::tempdir().unwrap(),
-        more: String::new(),
-    };
+    let site = Site { dir: tempfile::tempdir().unwrap(), more: String::new() };
     site.mkdir("keys/accounts");
     site
 }
@@ -92,9 +89,8 @@ fn account(identity: Option<Identity>) -> Option<String> {
 
 #[test]
 fn open_networks_need_no_credentials() {
-    let gate = site()
-        .with("[auth]\nopen_networks = [\"10.0.0.0/8\", \"fd00::/8\"]\n")
-        .authenticator();
+    let gate =
+        site().with("[auth]\nopen_networks = [\"10.0.0.0/8\", \"fd00::/8\"]\n").authenticator();
     let guest = gate.source_network(None, ip("10.1.2.3")).unwrap();
     assert_eq!(guest.account, name("guest"));
     assert_eq!(guest.method, "open network 10.0.0.0/8");
@@ -103,10 +99,7 @@ fn open_networks_need_no_credentials() {
     assert_eq!(account(claimed).as_deref(), Some("alice"));
     let mapped = gate.source_network(None, ip("::ffff:10.1.2.3"));
     assert_eq!(account(mapped).as_deref(), Some("guest"));
-    assert_eq!(
-        gate.source_network(Some(&name("alice")), ip("11.0.0.1")),
-        None
-    );
+    assert_eq!(gate.source_network(Some(&name("alice")), ip("11.0.0.1")), None);
 }
 
 #[test]
@@ -124,14 +117,8 @@ async fn a_listed_key_gives_its_account() {
     let gate = site.authenticator();
     let identity = by_key(&gate, None, &key).await.unwrap();
     assert_eq!(identity.account, name("alice"));
-    assert_eq!(
-        identity.method,
-        format!("publickey {}", key.fingerprint(HashAlg::Sha256))
-    );
-    assert_eq!(
-        account(by_key(&gate, Some("alice"), &key).await).as_deref(),
-        Some("alice")
-    );
+    assert_eq!(identity.method, format!("publickey {}", key.fingerprint(HashAlg::Sha256)));
+    assert_eq!(account(by_key(&gate, Some("alice"), &key).await).as_deref(), Some("alice"));
     assert_eq!(by_key(&gate, Some("bob"), &key).await, None);
     assert_eq!(by_key(&gate, None, &other).await, None);
     assert_eq!(gate.problems(), Vec::<String>::new());
@@ -148,13 +135,7 @@ async fn a_key_of_several_accounts_needs_the_claim() {
     let ops = by_key(&gate, Some("ops"), &key).await.unwrap();
     assert_eq!(ops.account, name("ops"));
     assert!(ops.restrictions.no_pty);
-    assert!(
-        !by_key(&gate, Some("alice"), &key)
-            .await
-            .unwrap()
-            .restrictions
-            .no_pty
-    );
+    assert!(!by_key(&gate, Some("alice"), &key).await.unwrap().restrictions.no_pty);
 }
 
 #[tokio::test]
@@ -173,10 +154,7 @@ async fn the_first_entry_that_admits_the_client_counts() {
     let gate = site.authenticator();
     let far = by_key(&gate, None, &key).await.unwrap();
     assert_eq!(far.restrictions.forced_command.as_deref(), Some("uptime"));
-    let near = gate
-        .public_key(None, ip("::ffff:192.168.1.1"), key.public_key())
-        .await
-        .unwrap();
+    let near = gate.public_key(None, ip("::ffff:192.168.1.1"), key.public_key()).await.unwrap();
     assert_eq!(near.restrictions, Restrictions::default());
 }
 
@@ -184,10 +162,7 @@ async fn the_first_entry_that_admits_the_client_counts() {
 async fn a_key_that_no_entry_admits_is_refused() {
     let key = new_key();
     let site = site();
-    site.account(
-        "alice",
-        &[format!("expiry-time=\"20010101Z\" {}", line(&key))],
-    );
+    site.account("alice", &[format!("expiry-time=\"20010101Z\" {}", line(&key))]);
     assert_eq!(by_key(&site.authenticator(), None, &key).await, None);
 }
 
@@ -198,25 +173,12 @@ async fn changed_files_are_noticed_at_the_next_use() {
     let gate = site.authenticator();
     assert_eq!(by_key(&gate, None, &key).await, None);
     site.account("alice", &[line(&key)]);
-    assert_eq!(
-        account(by_key(&gate, None, &key).await).as_deref(),
-        Some("alice")
-    );
+    assert_eq!(account(by_key(&gate, None, &key).await).as_deref(), Some("alice"));
     site.account("alice", &[line(&other)]);
     assert_eq!(by_key(&gate, None, &key).await, None);
-    assert_eq!(
-        account(by_key(&gate, None, &other).await).as_deref(),
-        Some("alice")
-    );
-    fs::rename(
-        site.path("keys/accounts/alice.pub"),
-        site.path("keys/accounts/bob.pub"),
-    )
-    .unwrap();
-    assert_eq!(
-        account(by_key(&gate, None, &other).await).as_deref(),
-        Some("bob")
-    );
+    assert_eq!(account(by_key(&gate, None, &other).await).as_deref(), Some("alice"));
+    fs::rename(site.path("keys/accounts/alice.pub"), site.path("keys/accounts/bob.pub")).unwrap();
+    assert_eq!(account(by_key(&gate, None, &other).await).as_deref(), Some("bob"));
     fs::remove_file(site.path("keys/accounts/bob.pub")).unwrap();
     assert_eq!(by_key(&gate, None, &other).await, None);
 }
@@ -224,24 +186,16 @@ async fn changed_files_are_noticed_at_the_next_use() {
 #[tokio::test]
 async fn an_accounts_directory_may_appear_later() {
     let key = new_key();
-    let site = Site {
-        dir: tempfile::tempdir().unwrap(),
-        more: String::new(),
-    };
+    let site = Site { dir: tempfile::tempdir().unwrap(), more: String::new() };
     let gate = site.authenticator();
     let dir = site.path("keys/accounts");
     assert_eq!(
         gate.problems(),
-        [format!(
-            "{dir}: no account has a public key: No such file or directory (os error 2)"
-        )]
+        [format!("{dir}: no account has a public key: No such file or directory (os error 2)")]
     );
     site.mkdir("keys/accounts");
     site.account("alice", &[line(&key)]);
-    assert_eq!(
-        account(by_key(&gate, None, &key).await).as_deref(),
-        Some("alice")
-    );
+    assert_eq!(account(by_key(&gate, None, &key).await).as_deref(), Some("alice"));
     assert_eq!(gate.problems(), Vec::<String>::new());
 }
 
@@ -249,10 +203,7 @@ async fn an_accounts_directory_may_appear_later() {
 async fn what_is_ignored_is_reported_by_file_and_line() {
     let key = new_key();
     let site = site();
-    site.account(
-        "alice",
-        &["# mine".into(), format!("cert-authority {}", line(&key))],
-    );
+    site.account("alice", &["# mine".into(), format!("cert-authority {}", line(&key))]);
     site.account("Bob", &[line(&key)]);
     site.account("carol", &[line(&key)]);
     let carol = site.path("keys/accounts/carol.pub");
@@ -291,17 +242,11 @@ async fn a_directory_that_others_can_write_gives_no_keys() {
     assert_eq!(by_key(&gate, None, &key).await, None);
     assert_eq!(gate.problems().len(), 1);
     fs::set_permissions(Path::new(&dir), fs::Permissions::from_mode(0o755)).unwrap();
-    assert_eq!(
-        account(by_key(&gate, None, &key).await).as_deref(),
-        Some("alice")
-    );
+    assert_eq!(account(by_key(&gate, None, &key).await).as_deref(), Some("alice"));
 }
 
 fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 #[tokio::test]
@@ -316,10 +261,7 @@ async fn certificates_of_a_trusted_authority_give_their_principal() {
     let identity = gate.certificate(None, peer, &good).await.unwrap();
     assert_eq!(identity.account, name("alice"));
     assert!(identity.restrictions.no_pty);
-    assert_eq!(
-        gate.certificate(Some(&name("bob")), peer, &good).await,
-        None
-    );
+    assert_eq!(gate.certificate(Some(&name("bob")), peer, &good).await, None);
     let expired = issue(&ca, (1, 2), &["alice"], |_| {});
     assert_eq!(gate.certificate(None, peer, &expired).await, None);
     let foreign = issue(&old_ca, window, &["alice"], |_| {});
@@ -369,64 +311,30 @@ async fn passwords_of_accounts_log_in() {
     let gate = site.authenticator();
     let peer = ip("10.0.0.1");
     let alice = gate.password(None, peer, "correct horse").await.unwrap();
-    assert_eq!(
-        (alice.account, alice.method.as_str()),
-        (name("alice"), "password")
-    );
+    assert_eq!((alice.account, alice.method.as_str()), (name("alice"), "password"));
     assert_eq!(gate.password(None, peer, "correct hors").await, None);
-    assert_eq!(
-        gate.password(Some(&name("bob")), peer, "correct horse")
-            .await,
-        None
-    );
-    assert!(
-        gate.password(Some(&name("alice")), peer, "correct horse")
-            .await
-            .is_some()
-    );
+    assert_eq!(gate.password(Some(&name("bob")), peer, "correct horse").await, None);
+    assert!(gate.password(Some(&name("alice")), peer, "correct horse").await.is_some());
     assert!(!format!("{gate:?}").contains(&hash));
 }
 
 #[test]
 fn methods_are_those_that_are_configured() {
     let hash = hash_password("x").unwrap();
-    let none = site()
-        .with("[auth]\naccounts_dir = \"\"\n")
-        .authenticator()
-        .methods();
-    assert_eq!(
-        none,
-        Methods {
-            password: false,
-            public_key: false
-        }
-    );
+    let none = site().with("[auth]\naccounts_dir = \"\"\n").authenticator().methods();
+    assert_eq!(none, Methods { password: false, public_key: false });
     let keys = site().authenticator().methods();
-    assert_eq!(
-        keys,
-        Methods {
-            password: false,
-            public_key: true
-        }
-    );
+    assert_eq!(keys, Methods { password: false, public_key: true });
     let password = site().with(&format!("[accounts.a]\npassword = \"{hash}\"\n"));
-    assert_eq!(
-        password.authenticator().methods(),
-        Methods {
-            password: true,
-            public_key: true
-        }
-    );
+    assert_eq!(password.authenticator().methods(), Methods { password: true, public_key: true });
 }
 
 #[test]
 fn allow_patterns_apply_to_the_identity() {
     let toml = "[auth]\nopen_networks = [\"10.0.0.0/8\"]\n[accounts.alice]\nallow = [\"rpi*\"]\n";
     let gate = site().with(toml).authenticator();
-    let identity = |claimed: &str| {
-        gate.source_network(Some(&name(claimed)), ip("10.0.0.1"))
-            .unwrap()
-    };
+    let identity =
+        |claimed: &str| gate.source_network(Some(&name(claimed)), ip("10.0.0.1")).unwrap();
     assert!(!gate.allows(&identity("alice"), &Target::Lobby("walt".parse().unwrap())));
     assert!(gate.allows(&identity("bob"), &Target::Lobby("walt".parse().unwrap())));
 }

@@ -42,10 +42,7 @@ fn config(text: &str) -> Config {
 fn warnings(text: &str) -> Vec<String> {
     let loaded = load(text);
     let (_, warnings) = loaded.result.as_ref().unwrap();
-    warnings
-        .iter()
-        .flat_map(|warning| loaded.strip(&warning.to_string()))
-        .collect()
+    warnings.iter().flat_map(|warning| loaded.strip(&warning.to_string())).collect()
 }
 
 #[test]
@@ -56,10 +53,7 @@ fn an_empty_file_gives_safe_defaults() {
     assert_eq!(config.server.listen, ["0.0.0.0:2222".parse().unwrap()]);
     assert_eq!(
         config.server.host_keys,
-        [
-            dir.path().join("keys/ssh_host_ed25519_key"),
-            dir.path().join("keys/ssh_host_ecdsa_key")
-        ]
+        [dir.path().join("keys/ssh_host_ed25519_key"), dir.path().join("keys/ssh_host_ecdsa_key")]
     );
     assert_eq!(config.server.state_dir, PathBuf::from("/var/lib/waltgate"));
     assert_eq!(config.server.lobby.as_str(), "walt");
@@ -71,10 +65,7 @@ fn an_empty_file_gives_safe_defaults() {
     assert_eq!(config.limits.max_containers_per_account, 8);
     assert_eq!(config.limits.idle, None);
     assert_eq!(config.limits.spool_bytes, 256 << 20);
-    assert_eq!(
-        config.auth.accounts_dir,
-        Some(dir.path().join("keys/accounts"))
-    );
+    assert_eq!(config.auth.accounts_dir, Some(dir.path().join("keys/accounts")));
     assert_eq!(config.auth.trusted_user_ca, None);
     assert_eq!(config.auth.open_networks, []);
     assert_eq!(config.auth.guest.as_str(), "guest");
@@ -83,10 +74,7 @@ fn an_empty_file_gives_safe_defaults() {
     let node = &config.node_defaults;
     assert_eq!(node.networks, []);
     assert_eq!(node.identity, PathBuf::from("/root/.ssh/id_rsa"));
-    assert_eq!(
-        node.known_hosts,
-        PathBuf::from("/var/lib/walt/ssh/known_hosts.nodes")
-    );
+    assert_eq!(node.known_hosts, PathBuf::from("/var/lib/walt/ssh/known_hosts.nodes"));
     assert_eq!(node.host_key_alias.as_deref(), Some("walt.node"));
     assert_eq!(node.host_key_policy, HostKeyPolicy::Strict);
     assert_eq!(node.connect, Duration::from_secs(10));
@@ -177,30 +165,17 @@ fn every_key_is_read() {
     let (config, warnings) = result.unwrap();
     let base = dir.path();
     assert_eq!(warnings, []);
-    assert_eq!(
-        config.server.host_keys,
-        [base.join("a_key"), "/etc/b_key".into()]
-    );
+    assert_eq!(config.server.host_keys, [base.join("a_key"), "/etc/b_key".into()]);
     assert_eq!(config.server.listen.len(), 2);
     assert_eq!(config.server.state_dir, base.join("state"));
     assert_eq!(config.server.lobby.as_str(), "gate");
     let limits = &config.limits;
     assert_eq!(limits.login_grace, Duration::from_secs(1));
     assert_eq!(
-        (
-            limits.max_startups,
-            limits.max_startups_per_source,
-            limits.max_auth_attempts
-        ),
+        (limits.max_startups, limits.max_startups_per_source, limits.max_auth_attempts),
         (2, 3, 4)
     );
-    assert_eq!(
-        (
-            limits.max_sessions_per_connection,
-            limits.max_containers_per_account
-        ),
-        (5, 6)
-    );
+    assert_eq!((limits.max_sessions_per_connection, limits.max_containers_per_account), (5, 6));
     assert_eq!(limits.idle, Some(Duration::from_secs(420)));
     assert_eq!(limits.spool_bytes, 8 << 20);
     assert_eq!(config.auth.accounts_dir, Some("/accounts".into()));
@@ -211,10 +186,7 @@ fn every_key_is_read() {
     assert_eq!(alice.password.as_ref().unwrap().expose(), STRONG);
     assert_eq!(alice.allow, ["rpi*", "image.*", "walt"]);
     let bob = &config.accounts[&"bob".parse().unwrap()];
-    assert_eq!(
-        (bob.password.clone(), bob.allow.clone()),
-        (None, vec!["*".to_owned()])
-    );
+    assert_eq!((bob.password.clone(), bob.allow.clone()), (None, vec!["*".to_owned()]));
     let walt = config.walt.unwrap();
     assert_eq!(walt.api, "http://walt.example:8080/api/v1");
     assert_eq!(walt.refresh, Duration::from_secs(1000));
@@ -225,10 +197,7 @@ fn every_key_is_read() {
     assert_eq!(rpi1.mac.as_deref(), Some("52:54:00:bb:1b:b9"));
     assert_eq!(rpi1.persist, Some("/srv/rpi1".into()));
     assert_eq!(rpi1.boot_mode, BootMode::HybridPersistent);
-    assert_eq!(
-        rpi1.options.networks,
-        ["192.168.152.10/32".parse().unwrap()]
-    );
+    assert_eq!(rpi1.options.networks, ["192.168.152.10/32".parse().unwrap()]);
     assert_eq!(rpi1.options.identity, PathBuf::from("/root/id"));
     assert_eq!(rpi1.options.known_hosts, PathBuf::from("/root/known"));
     assert_eq!(rpi1.options.host_key_alias.as_deref(), Some("rpi1"));
@@ -253,10 +222,7 @@ fn every_key_is_read() {
     assert_eq!(config.engine.socket, Some("/run/docker.sock".into()));
     let image = &config.image_defaults;
     assert_eq!(image.hostname, "box.lab");
-    assert_eq!(
-        (image.memory, image.pids, image.network),
-        (Some(2 << 30), Some(100), false)
-    );
+    assert_eq!((image.memory, image.pids, image.network), (Some(2 << 30), Some(100), false));
     assert_eq!(image.keep_unsaved, Duration::from_secs(3600));
     assert_eq!(image.on_command_success, OnCommandSuccess::Discard);
     let alias: Vec<_> = config.images.values().collect();
@@ -306,18 +272,12 @@ fn keys_outside_of_their_section_are_reported() {
         errors("listen = []\n"),
         ["gate.toml:1: listen: every key belongs in a section, such as [server]"]
     );
-    assert_eq!(
-        errors("server = 1\n"),
-        ["gate.toml:1: [server]: must be a table, not an integer"]
-    );
+    assert_eq!(errors("server = 1\n"), ["gate.toml:1: [server]: must be a table, not an integer"]);
     assert_eq!(
         errors("[nodes]\naddress = \"127.0.0.1\"\n"),
         ["gate.toml:2: [nodes] address: belongs under a table of its own, [nodes.NAME]"]
     );
-    assert_eq!(
-        errors("[[nodes]]\n"),
-        ["gate.toml:1: [nodes]: must be a table, not an array"]
-    );
+    assert_eq!(errors("[[nodes]]\n"), ["gate.toml:1: [nodes]: must be a table, not an array"]);
 }
 
 #[test]
@@ -337,18 +297,12 @@ fn a_file_that_cannot_be_read_is_reported_by_name() {
     let err = Config::load(&path).unwrap_err().to_string();
     assert_eq!(
         err,
-        format!(
-            "{}: cannot be read: No such file or directory (os error 2)",
-            path.display()
-        )
+        format!("{}: cannot be read: No such file or directory (os error 2)", path.display())
     );
     let err = Config::load(dir.path()).unwrap_err().to_string();
     assert!(err.contains(": cannot be read: "), "{err}");
     let huge = errors(" ".repeat((4 << 20) + 1));
-    assert_eq!(
-        huge,
-        ["gate.toml: is larger than 4 MiB, which no configuration file is"]
-    );
+    assert_eq!(huge, ["gate.toml: is larger than 4 MiB, which no configuration file is"]);
 }
 
 /// The one error of a file with this one line below the section's header.
@@ -356,10 +310,7 @@ fn mistake(section: &str, line: &str) -> String {
     let all = errors(format!("[{section}]\n{line}\n"));
     let prefix = format!("gate.toml:2: [{section}] ");
     match all.as_slice() {
-        [one] => one
-            .strip_prefix(&prefix)
-            .unwrap_or_else(|| panic!("{one}"))
-            .to_owned(),
+        [one] => one.strip_prefix(&prefix).unwrap_or_else(|| panic!("{one}")).to_owned(),
         _ => panic!("{all:?}"),
     }
 }
@@ -367,47 +318,15 @@ fn mistake(section: &str, line: &str) -> String {
 #[test]
 fn wrong_types_say_what_was_expected_and_found() {
     for (section, line, expected) in [
-        (
-            "server",
-            "lobby = 1",
-            "lobby: must be a string, not an integer",
-        ),
-        (
-            "server",
-            "listen = \"0.0.0.0:1\"",
-            "listen: must be an array, not a string",
-        ),
-        (
-            "server",
-            "listen = [1]",
-            "listen: must be a string, not an integer",
-        ),
-        (
-            "limits",
-            "max_startups = \"9\"",
-            "max_startups: must be an integer, not a string",
-        ),
-        (
-            "limits",
-            "idle_minutes = 1.5",
-            "idle_minutes: must be an integer, not a float",
-        ),
-        (
-            "image_defaults",
-            "network = 1",
-            "network: must be true or false, not an integer",
-        ),
-        (
-            "image_defaults",
-            "memory = 0",
-            "memory: must be a string, not an integer",
-        ),
+        ("server", "lobby = 1", "lobby: must be a string, not an integer"),
+        ("server", "listen = \"0.0.0.0:1\"", "listen: must be an array, not a string"),
+        ("server", "listen = [1]", "listen: must be a string, not an integer"),
+        ("limits", "max_startups = \"9\"", "max_startups: must be an integer, not a string"),
+        ("limits", "idle_minutes = 1.5", "idle_minutes: must be an integer, not a float"),
+        ("image_defaults", "network = 1", "network: must be true or false, not an integer"),
+        ("image_defaults", "memory = 0", "memory: must be a string, not an integer"),
         ("auth", "guest = {}", "guest: must be a string, not a table"),
-        (
-            "walt",
-            "api = 2020-01-01",
-            "api: must be a string, not a datetime",
-        ),
+        ("walt", "api = 2020-01-01", "api: must be a string, not a datetime"),
     ] {
         assert_eq!(mistake(section, line), expected);
     }
@@ -421,11 +340,7 @@ fn wrong_values_say_what_is_possible() {
             "login_grace_seconds = 3601",
             "login_grace_seconds: must be between 1 and 3600, not 3601",
         ),
-        (
-            "limits",
-            "idle_minutes = -1",
-            "idle_minutes: must be between 0 and 525600, not -1",
-        ),
+        ("limits", "idle_minutes = -1", "idle_minutes: must be between 0 and 525600, not -1"),
         (
             "limits",
             "spool_megabytes = 99999999999999999999999",
@@ -437,22 +352,10 @@ fn wrong_values_say_what_is_possible() {
             "listen: \"localhost\" is not an address with a port, such as \"0.0.0.0:2222\" or \
              \"[::]:2222\"",
         ),
-        (
-            "server",
-            "listen = [\"[::]:1\", \"[::]:1\"]",
-            "listen: is listed twice",
-        ),
-        (
-            "server",
-            "host_keys = [\"k\", \"k\"]",
-            "host_keys: is listed twice",
-        ),
+        ("server", "listen = [\"[::]:1\", \"[::]:1\"]", "listen: is listed twice"),
+        ("server", "host_keys = [\"k\", \"k\"]", "host_keys: is listed twice"),
         ("server", "host_keys = []", "host_keys: must not be empty"),
-        (
-            "server",
-            "host_keys = [\"\"]",
-            "host_keys: must be the path of a file or directory",
-        ),
+        ("server", "host_keys = [\"\"]", "host_keys: must be the path of a file or directory"),
         (
             "server",
             "lobby = \"all-nodes\"",
@@ -504,11 +407,7 @@ fn wrong_values_say_what_is_possible() {
             "kind = \"embedded\"",
             "kind: \"embedded\" is not available in this version; use \"docker\" or \"auto\"",
         ),
-        (
-            "engine",
-            "kind = \"podman\"",
-            "kind: must be \"auto\" or \"docker\", not \"podman\"",
-        ),
+        ("engine", "kind = \"podman\"", "kind: must be \"auto\" or \"docker\", not \"podman\""),
         (
             "engine",
             "socket = \"tcp://1.2.3.4:2375\"",
@@ -519,11 +418,7 @@ fn wrong_values_say_what_is_possible() {
             "socket = \"unix://run/docker.sock\"",
             "socket: must be a socket on this machine, such as \"unix:///run/docker.sock\"",
         ),
-        (
-            "image_defaults",
-            "hostname = \"-x\"",
-            "hostname: \"-x\" is not a host name",
-        ),
+        ("image_defaults", "hostname = \"-x\"", "hostname: \"-x\" is not a host name"),
         (
             "image_defaults",
             "on_command_success = \"keep\"",
@@ -568,18 +463,13 @@ fn names_of_tables_are_checked() {
         errors(format!("[nodes.walt]\n{networks}")),
         ["gate.toml:1: [nodes.walt]: has the name of the lobby; change [server] lobby or this one"]
     );
-    assert_eq!(
-        errors("[images.x1]\n"),
-        ["gate.toml:1: [images.x1] ref: is missing"]
-    );
+    assert_eq!(errors("[images.x1]\n"), ["gate.toml:1: [images.x1] ref: is missing"]);
 }
 
 #[test]
 fn memory_sizes_have_binary_units() {
     let memory = |size: &str| {
-        config(&format!("[image_defaults]\nmemory = \"{size}\""))
-            .image_defaults
-            .memory
+        config(&format!("[image_defaults]\nmemory = \"{size}\"")).image_defaults.memory
     };
     assert_eq!(memory("0"), None);
     assert_eq!(memory("0G"), None);
@@ -588,18 +478,7 @@ fn memory_sizes_have_binary_units() {
     assert_eq!(memory("1T"), Some(1 << 40));
     assert_eq!(memory("8192K"), Some(8 << 20));
     assert_eq!(memory("6291456"), Some(6 << 20));
-    for wrong in [
-        "",
-        "G",
-        "2GB",
-        "1.5G",
-        "-1",
-        "+2G",
-        "99999999T",
-        "two",
-        "2 G",
-        "é",
-    ] {
+    for wrong in ["", "G", "2GB", "1.5G", "-1", "+2G", "99999999T", "two", "2 G", "é"] {
         assert_eq!(
             mistake("image_defaults", &format!("memory = \"{wrong}\"")),
             format!(
@@ -619,23 +498,14 @@ fn node_addresses_are_ip_addresses_with_or_without_a_port() {
     let address = |text: &str| {
         let text =
             format!("[nodes.n1]\nnetworks = [\"0.0.0.0/0\", \"::/0\"]\naddress = \"{text}\"\n");
-        config(&text).nodes[&"n1".parse().unwrap()]
-            .address
-            .to_string()
+        config(&text).nodes[&"n1".parse().unwrap()].address.to_string()
     };
     assert_eq!(address("10.0.0.1"), "10.0.0.1:22");
     assert_eq!(address("10.0.0.1:2022"), "10.0.0.1:2022");
     assert_eq!(address("fd00::1"), "[fd00::1]:22");
     assert_eq!(address("[fd00::1]"), "[fd00::1]:22");
     assert_eq!(address("[fd00::1]:2022"), "[fd00::1]:2022");
-    for wrong in [
-        "rpi1",
-        "10.0.0.1:0",
-        "10.0.0.1:99999",
-        "10.0.0",
-        "[fd00::1",
-        "",
-    ] {
+    for wrong in ["rpi1", "10.0.0.1:0", "10.0.0.1:99999", "10.0.0", "[fd00::1", ""] {
         assert_eq!(
             mistake("nodes.n1", &format!("address = \"{wrong}\"")),
             format!(
@@ -648,12 +518,7 @@ fn node_addresses_are_ip_addresses_with_or_without_a_port() {
 
 #[test]
 fn wrong_mac_addresses_are_refused() {
-    for wrong in [
-        "52:54:00:bb:1b",
-        "52:54:00:bb:1b:b9:00",
-        "52:54:00:bb:1b:xx",
-        "525400bb1bb9",
-    ] {
+    for wrong in ["52:54:00:bb:1b", "52:54:00:bb:1b:b9:00", "52:54:00:bb:1b:xx", "525400bb1bb9"] {
         let text = format!(
             "[nodes.n1]\nmac = \"{wrong}\"\naddress = \"127.0.0.1\"\nnetworks = [\"127.0.0.0/8\"]\n"
         );
@@ -702,20 +567,10 @@ fn without_networks_no_static_node_is_allowed() {
 
 #[test]
 fn password_hashes_must_be_argon2id_and_are_never_repeated() {
-    for wrong in [
-        "hunter2",
-        "$2b$12$hunter2hunter2",
-        &STRONG.replace("argon2id", "argon2i"),
-    ] {
+    for wrong in ["hunter2", "$2b$12$hunter2hunter2", &STRONG.replace("argon2id", "argon2i")] {
         let message = mistake("accounts.alice", &format!("password = \"{wrong}\""));
-        assert!(
-            message.ends_with("; make one with \"waltgate hash-password\""),
-            "{message}"
-        );
-        assert!(
-            !message.contains(wrong) && !message.contains("hunter2"),
-            "{message}"
-        );
+        assert!(message.ends_with("; make one with \"waltgate hash-password\""), "{message}");
+        assert!(!message.contains(wrong) && !message.contains("hunter2"), "{message}");
     }
 }
 
@@ -724,10 +579,7 @@ fn secrets_do_not_print() {
     let config = config(&format!("[accounts.alice]\npassword = \"{STRONG}\"\n"));
     let printed = format!("{config:?}");
     assert!(printed.contains("PasswordHash(..)"));
-    assert!(
-        !printed.contains("argon2id") && !printed.contains("c29tZXNhbHQ"),
-        "{printed}"
-    );
+    assert!(!printed.contains("argon2id") && !printed.contains("c29tZXNhbHQ"), "{printed}");
     let api = mistake("walt", "api = \"http://admin:hunter2@walt/api\"");
     assert!(!api.contains("hunter2"), "{api}");
 }
@@ -736,10 +588,8 @@ fn secrets_do_not_print() {
 fn dangerous_settings_are_warned_about() {
     assert_eq!(
         warnings("[auth]\nopen_networks = [\"10.0.0.0/8\", \"0.0.0.0/0\"]\n"),
-        [
-            "gate.toml:2: [auth] open_networks: 0.0.0.0/0 reaches beyond private networks, and \
-          clients from there need no credentials"
-        ]
+        ["gate.toml:2: [auth] open_networks: 0.0.0.0/0 reaches beyond private networks, and \
+          clients from there need no credentials"]
     );
     assert_eq!(
         warnings("[node_defaults]\n\nhost_key_policy = \"off\"\n"),
@@ -750,25 +600,19 @@ fn dangerous_settings_are_warned_about() {
     );
     assert_eq!(
         warnings("[auth]\naccounts_dir = \"\"\n"),
-        [
-            "gate.toml:2: [auth] accounts_dir: nobody can log in: there are no keys, no \
-          certification authority, no open networks and no passwords"
-        ]
+        ["gate.toml:2: [auth] accounts_dir: nobody can log in: there are no keys, no \
+          certification authority, no open networks and no passwords"]
     );
     assert_eq!(
         warnings("[walt]\n\n[node_defaults]\n"),
-        [
-            "gate.toml:3: [node_defaults] networks: no network is listed, so no node that the WalT \
-          server names can be reached; list the one of walt-net"
-        ]
+        ["gate.toml:3: [node_defaults] networks: no network is listed, so no node that the WalT \
+          server names can be reached; list the one of walt-net"]
     );
     let weak = STRONG.replace("m=19456", "m=16");
     assert_eq!(
         warnings(&format!("[accounts.alice]\npassword = \"{weak}\"\n")),
-        [
-            "gate.toml:2: [accounts.alice] password: is a weak hash; make a new one with \"waltgate \
-          hash-password\""
-        ]
+        ["gate.toml:2: [accounts.alice] password: is a weak hash; make a new one with \"waltgate \
+          hash-password\""]
     );
 }
 
@@ -776,11 +620,7 @@ fn dangerous_settings_are_warned_about() {
 fn hashes_that_everyone_can_read_are_warned_about() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("gate.toml");
-    fs::write(
-        &path,
-        format!("[accounts.alice]\npassword = \"{STRONG}\"\n"),
-    )
-    .unwrap();
+    fs::write(&path, format!("[accounts.alice]\npassword = \"{STRONG}\"\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     let (_, warnings) = Config::load(&path).unwrap();
     assert_eq!(warnings.len(), 1);
@@ -808,24 +648,10 @@ fn image_references_are_those_of_container_engines() {
         let text = format!("[images.x]\nref = \"{good}\"\n");
         assert!(config(&text).images.values().eq([good]), "{good}");
     }
-    for bad in [
-        "",
-        " ",
-        "a b",
-        "/a",
-        "a/",
-        "a//b",
-        "a:",
-        "a:b:c",
-        "-a",
-        "a@sha256:12",
-        "A/b",
-        "a:-x",
-    ] {
-        assert!(
-            mistake("images.x", &format!("ref = \"{bad}\"")).starts_with("ref: "),
-            "{bad}"
-        );
+    for bad in
+        ["", " ", "a b", "/a", "a/", "a//b", "a:", "a:b:c", "-a", "a@sha256:12", "A/b", "a:-x"]
+    {
+        assert!(mistake("images.x", &format!("ref = \"{bad}\"")).starts_with("ref: "), "{bad}");
     }
 }
 
@@ -835,20 +661,8 @@ fn the_example_file_loads_and_opens_loopback_only() {
     let (config, warnings) = Config::load(&path).unwrap();
     assert_eq!(warnings, []);
     let loopback = |ip: IpAddr| ip.is_loopback();
-    assert!(
-        config
-            .auth
-            .open_networks
-            .iter()
-            .all(|network| loopback(network.network()))
-    );
-    assert!(
-        config
-            .server
-            .listen
-            .iter()
-            .all(|address| loopback(address.ip()))
-    );
+    assert!(config.auth.open_networks.iter().all(|network| loopback(network.network())));
+    assert!(config.server.listen.iter().all(|address| loopback(address.ip())));
     assert_eq!(config.node_defaults.host_key_policy, HostKeyPolicy::Strict);
 }
 
@@ -868,14 +682,8 @@ fn the_example_file_is_complete_and_right_even_where_it_is_commented_out() {
     let loaded = load(&all);
     assert!(loaded.result.is_ok(), "{}", loaded.result.unwrap_err());
     let table: toml::Table = all.parse().unwrap();
-    let keys = |section: &toml::Value| {
-        section
-            .as_table()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect::<Vec<_>>()
-    };
+    let keys =
+        |section: &toml::Value| section.as_table().unwrap().keys().cloned().collect::<Vec<_>>();
     let mut shown: Vec<String> = Vec::new();
     for (name, section) in &table {
         match name.as_str() {
@@ -912,9 +720,6 @@ fn the_example_file_is_complete_and_right_even_where_it_is_commented_out() {
     let document = fs::read_to_string(document).unwrap();
     for key in expected {
         let key = key.rsplit('.').next().unwrap();
-        assert!(
-            document.contains(&format!("| `{key}` |")),
-            "docs/configuration.md lacks {key}"
-        );
+        assert!(document.contains(&format!("| `{key}` |")), "docs/configuration.md lacks {key}");
     }
 }

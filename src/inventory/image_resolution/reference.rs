@@ -109,10 +109,7 @@ impl FromStr for ImageReference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        let refused = |rule| ReferenceError {
-            text: text.to_owned(),
-            rule,
-        };
+        let refused = |rule| ReferenceError { text: text.to_owned(), rule };
         if text.len() > MAX_BYTES {
             return Err(refused("it is too long"));
         }
@@ -125,15 +122,11 @@ impl FromStr for ImageReference {
         }
         let (repository, tag) = split_tag(named);
         if tag.is_some_and(|tag| !is_tag(tag)) {
-            return Err(refused(
-                "a tag has letters, digits, \"_\", \".\" and \"-\", 128 at most",
-            ));
+            return Err(refused("a tag has letters, digits, \"_\", \".\" and \"-\", 128 at most"));
         }
         let (registry, path) = split_registry(repository);
         if !registry.is_none_or(is_registry) {
-            return Err(refused(
-                "before the first \"/\" there must be HOST or HOST:PORT",
-            ));
+            return Err(refused("before the first \"/\" there must be HOST or HOST:PORT"));
         }
         if !path.split('/').all(is_path_component) {
             return Err(refused(
@@ -217,17 +210,13 @@ fn all_dashes(bytes: &[u8]) -> bool {
 fn is_tag(text: &str) -> bool {
     text.len() <= 128
         && text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 fn is_digest(text: &str) -> bool {
     text.split_once(':').is_some_and(|(algorithm, hex)| {
         !algorithm.is_empty()
-            && algorithm
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"+._-".contains(&b))
+            && algorithm.bytes().all(|b| b.is_ascii_alphanumeric() || b"+._-".contains(&b))
             && hex.len() >= 32
             && hex.bytes().all(|b| b.is_ascii_hexdigit())
     })
@@ -246,12 +235,7 @@ mod tests {
     fn parts(text: &str) -> [Option<String>; 4] {
         let reference = reference(text);
         assert_eq!(reference.engine_text(), text);
-        [
-            reference.registry,
-            reference.owner,
-            Some(reference.name),
-            reference.tag,
-        ]
+        [reference.registry, reference.owner, Some(reference.name), reference.tag]
     }
 
     #[test]

@@ -21,13 +21,8 @@ fn with_aliases(
         .iter()
         .map(|(alias, reference)| (alias.parse().unwrap(), (*reference).to_owned()))
         .collect();
-    resolve(
-        &name.parse().unwrap(),
-        &alice(),
-        &aliases,
-        &references(available),
-    )
-    .map(|image| image.engine_text().to_owned())
+    resolve(&name.parse().unwrap(), &alice(), &aliases, &references(available))
+        .map(|image| image.engine_text().to_owned())
 }
 
 fn similar(name: &str, available: &[&str]) -> Vec<String> {
@@ -74,10 +69,7 @@ fn same_owner_under_two_prefixes_is_one_image() {
 #[test]
 fn explicit_owner_means_that_owner_only() {
     assert_eq!(resolved("bob.pc", &PC_OF_ALL).unwrap(), "bob/pc:latest");
-    assert!(matches!(
-        resolved("carol.pc", &PC_OF_ALL),
-        Err(ResolveError::Unknown { .. })
-    ));
+    assert!(matches!(resolved("carol.pc", &PC_OF_ALL), Err(ResolveError::Unknown { .. })));
 }
 
 #[test]
@@ -110,10 +102,7 @@ fn alias_that_is_no_reference_names_its_section() {
 
 #[test]
 fn image_of_another_registry_is_reached_by_alias_only() {
-    let available = [
-        "registry.example/alice/pc:latest",
-        "registry.example/pc:latest",
-    ];
+    let available = ["registry.example/alice/pc:latest", "registry.example/pc:latest"];
     assert!(resolved("pc", &available).is_err());
     assert!(resolved("alice.pc", &available).is_err());
 }
@@ -126,10 +115,7 @@ fn unknown_image_names_the_closest_as_the_account_sees_them() {
         "docker.io/library/pc-debian:v2",
         "bob/nanopi:latest",
     ];
-    assert_eq!(
-        similar("pc-debain", &available),
-        ["pc-debian", "waltplatform/pc-debiann"]
-    );
+    assert_eq!(similar("pc-debain", &available), ["pc-debian", "waltplatform/pc-debiann"]);
     assert_eq!(similar("bob.nanopy", &available), ["bob/nanopi"]);
     assert_eq!(similar("nanopi_v2", &available), ["bob/nanopi"]);
     assert!(similar("camera", &available).is_empty());

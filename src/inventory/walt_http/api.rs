@@ -35,13 +35,8 @@ impl Api {
     /// Reads the base of the API's addresses; `deadline` bounds each request.
     pub(super) fn new(url: &str, deadline: Duration) -> Result<Self, InventoryError> {
         const EXAMPLE: &str = "write it like http://localhost/api/v1";
-        let refused = |reason: String| InventoryError::ApiUrl {
-            url: url.to_owned(),
-            reason,
-        };
-        let uri: Uri = url
-            .parse()
-            .map_err(|error| refused(format!("{error}; {EXAMPLE}")))?;
+        let refused = |reason: String| InventoryError::ApiUrl { url: url.to_owned(), reason };
+        let uri: Uri = url.parse().map_err(|error| refused(format!("{error}; {EXAMPLE}")))?;
         match uri.scheme_str() {
             Some("http") => {}
             Some("https") => {
@@ -55,9 +50,7 @@ impl Api {
             return Err(refused(format!("no host in it; {EXAMPLE}")));
         };
         if authority.as_str().contains('@') || uri.query().is_some() {
-            return Err(refused(format!(
-                "neither a user nor a query is possible; {EXAMPLE}"
-            )));
+            return Err(refused(format!("neither a user nor a query is possible; {EXAMPLE}")));
         }
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
@@ -79,10 +72,7 @@ impl Api {
 
     /// An answer that cannot be used, or none.
     pub(super) fn error(&self, resource: &str, reason: String) -> InventoryError {
-        InventoryError::Http {
-            url: format!("{}/{resource}", self.url),
-            reason,
-        }
+        InventoryError::Http { url: format!("{}/{resource}", self.url), reason }
     }
 
     async fn exchange(&self, resource: &str) -> Result<Bytes, String> {
@@ -95,15 +85,11 @@ impl Api {
         let stream = TcpStream::connect((self.host.as_str(), self.port))
             .await
             .map_err(|error| io_reason(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| http_reason(&error))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| http_reason(&error))?;
         let mut connection = pin!(connection);
         let mut answer = pin!(async move {
-            let answer = sender
-                .send_request(request)
-                .await
-                .map_err(|error| http_reason(&error))?;
+            let answer = sender.send_request(request).await.map_err(|error| http_reason(&error))?;
             if answer.status() != StatusCode::OK {
                 return Err(format!("HTTP {}", answer.status()));
             }
@@ -164,9 +150,7 @@ mod tests {
     use super::*;
 
     fn refusal(url: &str) -> String {
-        Api::new(url, Duration::from_secs(1))
-            .unwrap_err()
-            .to_string()
+        Api::new(url, Duration::from_secs(1)).unwrap_err().to_string()
     }
 
     #[test]
@@ -203,10 +187,7 @@ mod tests {
             ("http://[::1]:8080", "::1", 8080, ""),
         ] {
             let api = Api::new(url, Duration::from_secs(1)).unwrap();
-            assert_eq!(
-                (api.host.as_str(), api.port, api.path.as_str()),
-                (host, port, path)
-            );
+            assert_eq!((api.host.as_str(), api.port, api.path.as_str()), (host, port, path));
         }
     }
 }

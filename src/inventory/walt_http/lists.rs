@@ -71,15 +71,11 @@ fn entries(body: &[u8], key: &str) -> Result<Vec<Value>, String> {
 fn node(entry: &Value, defaults: &NodeOptions) -> Result<NodeRecord, String> {
     let name = text(entry, "name")
         .ok_or_else(|| format!("a node without a name is left out: {}", excerpt(entry)))?;
-    let name: NodeName = name
-        .parse()
-        .map_err(|error| format!("a node is left out: {error}"))?;
-    let address: IpAddr = text(entry, "ip")
-        .and_then(|ip| ip.parse().ok())
-        .ok_or_else(|| {
-            let ip = entry.get("ip").map_or("nothing".to_owned(), excerpt);
-            format!("node {name} is left out: its \"ip\" is {ip}, not an IP address")
-        })?;
+    let name: NodeName = name.parse().map_err(|error| format!("a node is left out: {error}"))?;
+    let address: IpAddr = text(entry, "ip").and_then(|ip| ip.parse().ok()).ok_or_else(|| {
+        let ip = entry.get("ip").map_or("nothing".to_owned(), excerpt);
+        format!("node {name} is left out: its \"ip\" is {ip}, not an IP address")
+    })?;
     let config = entry.get("config").and_then(Value::as_object);
     Ok(NodeRecord {
         name,
@@ -106,10 +102,7 @@ fn image(entry: &Value) -> Result<ImageRecord, String> {
         fullname: needed("fullname")?,
         user: needed("user")?,
         id: id.strip_prefix("sha256:").unwrap_or(&id).to_owned(),
-        in_use: entry
-            .get("in_use")
-            .and_then(Value::as_bool)
-            .unwrap_or(false),
+        in_use: entry.get("in_use").and_then(Value::as_bool).unwrap_or(false),
     })
 }
 
@@ -139,9 +132,7 @@ fn boot_mode(config: Option<&Map<String, Value>>) -> BootMode {
 }
 
 fn mounts_persist(config: Option<&Map<String, Value>>) -> bool {
-    setting(config, "mount.persist")
-        .and_then(Value::as_bool)
-        .unwrap_or(true)
+    setting(config, "mount.persist").and_then(Value::as_bool).unwrap_or(true)
 }
 
 fn setting<'a>(config: Option<&'a Map<String, Value>>, key: &str) -> Option<&'a Value> {
@@ -166,11 +157,7 @@ mod tests {
     use crate::inventory::test_data::node_options;
 
     fn node_list(entries: &str) -> Parsed<Nodes> {
-        nodes(
-            format!(r#"{{"nodes": [{entries}]}}"#).as_bytes(),
-            &node_options(),
-        )
-        .unwrap()
+        nodes(format!(r#"{{"nodes": [{entries}]}}"#).as_bytes(), &node_options()).unwrap()
     }
 
     #[test]
@@ -197,38 +184,17 @@ mod tests {
     fn config_decides_on_persist_and_boot_mode() {
         for (config, persist, mode) in [
             (r#"{"mount.persist": false}"#, false, BootMode::Network),
-            (
-                r#"{"boot.mode": "network-volatile"}"#,
-                true,
-                BootMode::Network,
-            ),
-            (
-                r#"{"boot.mode": "hybrid-volatile"}"#,
-                true,
-                BootMode::HybridVolatile,
-            ),
-            (
-                r#"{"boot.mode": "hybrid-persistent"}"#,
-                true,
-                BootMode::HybridPersistent,
-            ),
-            (
-                r#"{"boot.mode": 7, "mount.persist": "?"}"#,
-                true,
-                BootMode::Network,
-            ),
+            (r#"{"boot.mode": "network-volatile"}"#, true, BootMode::Network),
+            (r#"{"boot.mode": "hybrid-volatile"}"#, true, BootMode::HybridVolatile),
+            (r#"{"boot.mode": "hybrid-persistent"}"#, true, BootMode::HybridPersistent),
+            (r#"{"boot.mode": 7, "mount.persist": "?"}"#, true, BootMode::Network),
             ("null", true, BootMode::Network),
             ("[1]", true, BootMode::Network),
         ] {
-            let parsed = node_list(&format!(
-                r#"{{"name": "rpi1", "ip": "192.0.2.1", "config": {config}}}"#
-            ));
+            let parsed =
+                node_list(&format!(r#"{{"name": "rpi1", "ip": "192.0.2.1", "config": {config}}}"#));
             let node = parsed.entries.values().next().unwrap();
-            assert_eq!(
-                (node.mounts_persist, node.boot_mode),
-                (persist, mode),
-                "{config}"
-            );
+            assert_eq!((node.mounts_persist, node.boot_mode), (persist, mode), "{config}");
         }
     }
 
@@ -273,10 +239,7 @@ mod tests {
             .collect();
         assert_eq!(
             read,
-            [
-                ("alice/pc-2:latest", "807e", true),
-                ("alice/pc-3:latest", "907e", false)
-            ]
+            [("alice/pc-2:latest", "807e", true), ("alice/pc-3:latest", "907e", false)]
         );
         assert!(parsed.complaints[0].starts_with("an image without \"user\" is left out"));
     }

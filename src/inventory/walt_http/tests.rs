@@ -92,10 +92,7 @@ impl Server {
     }
 
     fn config(&self) -> Walt {
-        Walt {
-            api: format!("http://{}/api/v1", self.address),
-            refresh: Duration::from_secs(5),
-        }
+        Walt { api: format!("http://{}/api/v1", self.address), refresh: Duration::from_secs(5) }
     }
 }
 
@@ -207,12 +204,7 @@ async fn server_that_never_answered_gives_no_age() {
     server.go_away().await;
     let inventory = server.inventory();
     inventory.read_lists().await;
-    assert_eq!(
-        inventory.freshness(),
-        Freshness::Never {
-            reason: "connection refused".to_owned()
-        }
-    );
+    assert_eq!(inventory.freshness(), Freshness::Never { reason: "connection refused".to_owned() });
 }
 
 #[tokio::test]
@@ -248,10 +240,7 @@ async fn answer_past_the_bound_is_refused() {
     let server = Server::start(Reply::Body(body), Reply::Body(IMAGES)).await;
     let inventory = server.inventory();
     inventory.read_lists().await;
-    assert_eq!(
-        failure(&inventory),
-        "the answer is longer than 16777216 bytes"
-    );
+    assert_eq!(failure(&inventory), "the answer is longer than 16777216 bytes");
 }
 
 #[tokio::test]
@@ -355,10 +344,7 @@ fn complaint_is_made_once_until_the_entry_was_good() {
 
 #[test]
 fn https_address_is_an_error_at_once() {
-    let config = Walt {
-        api: "https://walt/api/v1".to_owned(),
-        refresh: Duration::from_secs(5),
-    };
+    let config = Walt { api: "https://walt/api/v1".to_owned(), refresh: Duration::from_secs(5) };
     let error = WaltInventory::new(&config, node_options(), AMPLE).err();
     assert!(error.unwrap().to_string().contains("plain HTTP only"));
 }

@@ -42,11 +42,7 @@ fn both_forms_name_the_same_image() {
         ("pc", "pc", image(None, "pc", None)),
         ("pc_v2", "pc:v2", image(None, "pc", Some("v2"))),
         ("alice.pc", "alice/pc", image(Some("alice"), "pc", None)),
-        (
-            "alice.pc_v2",
-            "alice/pc:v2",
-            image(Some("alice"), "pc", Some("v2")),
-        ),
+        ("alice.pc_v2", "alice/pc:v2", image(Some("alice"), "pc", Some("v2"))),
         (
             "my_team.pc-x86-64_v2",
             "my_team/pc-x86-64:v2",
@@ -68,17 +64,11 @@ fn nodes_alone_with_login_and_in_sets() {
     assert_eq!(target("rpi1,rpi2"), nodes(None, &["rpi1", "rpi2"]));
     assert_eq!(
         target("Admin.my-nodes,rpi1,free-nodes,all-nodes"),
-        nodes(
-            Some("Admin"),
-            &["my-nodes", "rpi1", "free-nodes", "all-nodes"]
-        )
+        nodes(Some("Admin"), &["my-nodes", "rpi1", "free-nodes", "all-nodes"])
     );
     assert_eq!(
         target("my-nodes"),
-        Target::Nodes(NodesTarget {
-            login: None,
-            selectors: vec![NodeSelector::MyNodes],
-        })
+        Target::Nodes(NodesTarget { login: None, selectors: vec![NodeSelector::MyNodes] })
     );
 }
 
@@ -95,10 +85,7 @@ fn account_comes_before_the_target() {
     for (text, target) in [
         ("alice+rpi1", nodes(None, &["rpi1"])),
         ("alice+pi.rpi1", nodes(Some("pi"), &["rpi1"])),
-        (
-            "alice+image.bob/pc:v2",
-            image(Some("bob"), "pc", Some("v2")),
-        ),
+        ("alice+image.bob/pc:v2", image(Some("bob"), "pc", Some("v2"))),
         ("alice+walt", Target::Lobby(lobby())),
     ] {
         let username = parse(text).unwrap();
@@ -116,10 +103,7 @@ fn lobby_wins_over_a_node_of_its_name() {
     let gate: NodeName = "gate".parse().unwrap();
     let username = Username::parse("gate", &gate).unwrap();
     assert_eq!(username.target, Target::Lobby(gate.clone()));
-    assert_eq!(
-        Username::parse("walt", &gate).unwrap().target,
-        nodes(None, &["walt"])
-    );
+    assert_eq!(Username::parse("walt", &gate).unwrap().target, nodes(None, &["walt"]));
 }
 
 #[test]
@@ -138,15 +122,9 @@ fn errors_say_what_to_type() {
     for (text, wanted) in [
         ("", "type NODE, LOGIN.NODE or image.NAME"),
         ("alice+", "type NODE, LOGIN.NODE or image.NAME"),
-        (
-            "+rpi1",
-            r#""" is not a valid account name: lower-case letters"#,
-        ),
+        ("+rpi1", r#""" is not a valid account name: lower-case letters"#),
         ("Alice+rpi1", "type ACCOUNT+TARGET"),
-        (
-            "rpi1,,rpi2",
-            r#"an empty name in "rpi1,,rpi2": type names with one comma"#,
-        ),
+        ("rpi1,,rpi2", r#"an empty name in "rpi1,,rpi2": type names with one comma"#),
         ("rpi1,", "as in rpi1,rpi2"),
         ("root.", "an empty name"),
         ("root.rpi1,pi.rpi2", "type one login for all nodes"),
@@ -162,10 +140,7 @@ fn errors_say_what_to_type() {
         ("image.alice.pc:v2", "type image.alice.pc_v2"),
         ("image.docker.io/library/alpine:3.20", "under [images]"),
         ("image.registry:5000/alpine", "under [images]"),
-        (
-            "image.PC",
-            r#""PC" is not a valid image name: lower-case letters"#,
-        ),
+        ("image.PC", r#""PC" is not a valid image name: lower-case letters"#),
         ("image.pc_V2", r#""V2" is not a valid image tag"#),
         ("image.pc_", r#""" is not a valid image tag"#),
         ("image.Bob.pc", r#""Bob" is not a valid account name"#),
@@ -185,10 +160,7 @@ fn longer_than_the_bound_is_refused() {
     assert_eq!(longest.len(), MAX_USERNAME_BYTES);
     assert_eq!(target(&longest), nodes(None, &["rpi1"]));
     let longer = format!("{longest}0");
-    assert_eq!(
-        message(&longer),
-        "the user name has 1025 bytes: type 1024 at most"
-    );
+    assert_eq!(message(&longer), "the user name has 1025 bytes: type 1024 at most");
 }
 
 fn account() -> impl Strategy<Value = AccountName> {
@@ -204,11 +176,8 @@ fn login() -> impl Strategy<Value = Login> {
 }
 
 fn label() -> impl Strategy<Value = ImageLabel> {
-    prop_oneof![
-        "[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?",
-        Just("default".to_owned())
-    ]
-    .prop_map(|text| text.parse().unwrap())
+    prop_oneof!["[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?", Just("default".to_owned())]
+        .prop_map(|text| text.parse().unwrap())
 }
 
 fn tag() -> impl Strategy<Value = ImageTag> {
