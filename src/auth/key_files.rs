@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use russh::keys::HashAlg;
 use russh::keys::ssh_key::Fingerprint;
@@ -51,25 +52,59 @@ impl Keys {
 pub(super) struct KeyFiles {
     accounts_dir: Option<PathBuf>,
     trusted_user_ca: Option<PathBuf>,
-    read: Mutex<(Stamps, Arc<Keys>)>,
+    last: Mutex<Reading>,
+}
+
+/// What was read, and when it has to be read again.
+#[derive(Debug, Default)]
+struct Reading {
+    keys: Arc<Keys>,
+    stamps: Stamps,
+    /// Whether a later change is certain to change a stamp.
+    settled: bool,
 }
 
 /// What tells a changed file from an unchanged one.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
 
-type Stamp = (u64, u64, u32, (i64, i64), (i64, i64));
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    mode: u32,
+    /// Status change time in seconds and nanoseconds: moves with every write, even one that sets
+    /// the modification time back.
+    changed: (i64, i64),
+}
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((
-        metadata.ino(),
-        metadata.size(),
-        metadata.mode(),
-        (metadata.mtime(), metadata.mtime_nsec()),
-        // Changes with every write, even one that sets the modification time back.
-        (metadata.ctime(), metadata.ctime_nsec()),
-    ))
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            inode: metadata.ino(),
+            size: metadata.size(),
+            mode: metadata.mode(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+impl Stamps {
+    /// File systems keep time in steps of up to two seconds. Two changes within one step leave
+    /// the same stamp, so one that is younger proves nothing.
+    fn are_older_than_a_step(&self) -> bool {
+        const STEP: i64 = 2;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+        let now = now
+            .and_then(|since| i64::try_from(since.as_secs()).ok())
+            .unwrap_or(0);
+        self.0.iter().all(|(_, stamp)| {
+            stamp
+                .as_ref()
+                .is_none_or(|stamp| stamp.changed.0.saturating_add(STEP) < now)
+        })
+    }
 }
 
 impl KeyFiles {
@@ -78,7 +113,7 @@ impl KeyFiles {
         let files = Self {
             accounts_dir,
             trusted_user_ca,
-            read: Mutex::default(),
+            last: Mutex::default(),
         };
         files.refresh();
         files
@@ -106,17 +141,26 @@ impl KeyFiles {
     /// Reads the files if they changed. Blocks on the file system.
     pub(super) fn refresh(&self) -> Arc<Keys> {
         // Nothing panics while it is held; if ever, what is in there is still whole.
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // Taken before reading: what changes meanwhile is noticed the next time.
         let stamps = self.stamps();
-        if read.0 != stamps {
+        if !last.settled || last.stamps != stamps {
+            let settled = stamps.are_older_than_a_step();
             let keys = Arc::new(self.read_all());
-            for problem in &keys.problems {
+            for problem in keys
+                .problems
+                .iter()
+                .filter(|new| !last.keys.problems.contains(new))
+            {
                 tracing::warn!("{problem}");
             }
-            *read = (stamps, keys);
+            *last = Reading {
+                keys,
+                stamps,
+                settled,
+            };
         }
-        Arc::clone(&read.1)
+        Arc::clone(&last.keys)
     }
 
     fn stamps(&self) -> Stamps {
@@ -131,7 +175,7 @@ impl KeyFiles {
             paths.extend(account_files(dir).unwrap_or_default());
         }
         let with_stamp = |path: PathBuf| {
-            let stamp = stamp(&path);
+            let stamp = Stamp::of(&path);
             (path, stamp)
         };
         Stamps(paths.into_iter().map(with_stamp).collect())
