@@ -176,10 +176,13 @@ impl Authenticator {
     pub async fn password(
         &self,
         claimed: Option<&AccountName>,
-        _peer: IpAddr,
+        peer: IpAddr,
         password: &str,
     ) -> Option<Identity> {
-        let account = self.passwords.account(claimed, password).await?;
+        let Some(account) = self.passwords.account(claimed, password).await else {
+            tracing::info!(%peer, "a password is refused");
+            return None;
+        };
         Some(Identity {
             account,
             restrictions: Restrictions::default(),

@@ -53,8 +53,12 @@ pub(super) fn identity(
         _ => {}
     }
     // A clock before 1970 makes every certificate too young.
-    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    certificate.validate_at(seconds, authorities).map_err(|_| CertificateError::Untrusted)?;
+    let seconds = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    certificate
+        .validate_at(seconds, authorities)
+        .map_err(|_| CertificateError::Untrusted)?;
 
     let mut restrictions = extensions(certificate);
     for (name, value) in certificate.critical_options().iter() {
@@ -67,7 +71,9 @@ pub(super) fn identity(
                 }
             }
             _ => {
-                return Err(CertificateError::CriticalOption(name.escape_debug().to_string()));
+                return Err(CertificateError::CriticalOption(
+                    name.escape_debug().to_string(),
+                ));
             }
         }
     }
@@ -78,7 +84,11 @@ pub(super) fn identity(
         certificate.serial(),
         certificate.signature_key().fingerprint(HashAlg::Sha256)
     );
-    Ok(Identity { account, restrictions, method })
+    Ok(Identity {
+        account,
+        restrictions,
+        method,
+    })
 }
 
 /// What the certificate does not permit.
@@ -99,8 +109,11 @@ fn principal(
     certificate: &Certificate,
     claimed: Option<&AccountName>,
 ) -> Result<AccountName, CertificateError> {
-    let mut accounts: Vec<AccountName> =
-        certificate.valid_principals().iter().filter_map(|name| name.parse().ok()).collect();
+    let mut accounts: Vec<AccountName> = certificate
+        .valid_principals()
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect();
     accounts.sort();
     accounts.dedup();
     match (claimed, accounts.as_slice()) {
@@ -113,192 +126,4 @@ fn principal(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::time::Duration;
-
-    use russh::keys::PrivateKey;
-    use russh::keys::key::safe_rng;
-    use russh::keys::ssh_key::certificate::Builder;
-
-    use super::*;
-
-    const BORN: u64 = 1_900_000_000;
-    const DIES: u64 = 1_900_003_600;
-
-    pub(in super::super) fn new_key() -> PrivateKey {
-        PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).unwrap()
-    }
-
-    /// A certificate for `principals`, changed by `more`, signed by `ca`.
-    pub(in super::super) fn issue(
-        ca: &PrivateKey,
-        (born, dies): (u64, u64),
-        principals: &[&str],
-        more: impl FnOnce(&mut Builder),
-    ) -> Certificate {
-        let subject = new_key();
-        let key = subject.public_key().key_data().clone();
-        let mut builder = Builder::new_with_random_nonce(&mut safe_rng(), key, born, dies).unwrap();
-        builder.key_id("alice\n@home").unwrap().serial(7).unwrap();
-        builder.all_principals_valid().unwrap();
-        for principal in principals {
-            builder.valid_principal(*principal).unwrap();
-        }
-        more(&mut builder);
-        builder.sign(ca).unwrap()
-    }
-
-    struct Authority(PrivateKey);
-
-    impl Authority {
-        fn issue(&self, principals: &[&str], more: impl FnOnce(&mut Builder)) -> Certificate {
-            issue(&self.0, (BORN, DIES), principals, more)
-        }
-
-        fn at(
-            &self,
-            seconds: u64,
-            certificate: &Certificate,
-            claimed: Option<&str>,
-            peer: &str,
-        ) -> Result<Identity, CertificateError> {
-            let claimed = claimed.map(|name| name.parse().unwrap());
-            identity(
-                certificate,
-                &[self.0.fingerprint(HashAlg::Sha256)],
-                claimed.as_ref(),
-                peer.parse().unwrap(),
-                UNIX_EPOCH + Duration::from_secs(seconds),
-            )
-        }
-
-        fn judge(
-            &self,
-            certificate: &Certificate,
-            claimed: Option<&str>,
-        ) -> Result<Identity, CertificateError> {
-            self.at(BORN, certificate, claimed, "::ffff:10.0.0.1")
-        }
-    }
-
-    fn authority() -> Authority {
-        Authority(new_key())
-    }
-
-    #[test]
-    fn the_only_principal_is_the_account() {
-        let ca = authority();
-        let certificate = ca.issue(&["alice"], |_| {});
-        let identity = ca.judge(&certificate, None).unwrap();
-        assert_eq!(identity.account.as_str(), "alice");
-        let fingerprint = ca.0.fingerprint(HashAlg::Sha256);
-        assert_eq!(
-            identity.method,
-            format!("certificate \"alice\\n@home\" serial 7 of {fingerprint}")
-        );
-        assert!(ca.judge(&certificate, Some("alice")).is_ok());
-        let other = ca.judge(&certificate, Some("bob"));
-        assert_eq!(other, Err(CertificateError::OtherPrincipal));
-    }
-
-    #[test]
-    fn of_several_principals_the_claimed_one_counts() {
-        let ca = authority();
-        let certificate = ca.issue(&["alice", "ops", "Not An Account"], |_| {});
-        assert_eq!(ca.judge(&certificate, None), Err(CertificateError::SeveralPrincipals));
-        assert_eq!(ca.judge(&certificate, Some("ops")).unwrap().account.as_str(), "ops");
-    }
-
-    #[test]
-    fn a_certificate_without_principals_fits_no_one() {
-        let ca = authority();
-        let certificate = ca.issue(&[], |_| {});
-        assert_eq!(ca.judge(&certificate, None), Err(CertificateError::NoPrincipal));
-        assert_eq!(ca.judge(&certificate, Some("root")), Err(CertificateError::NoPrincipal));
-    }
-
-    #[test]
-    fn only_trusted_authorities_count_and_only_in_time() {
-        let ca = authority();
-        let certificate = ca.issue(&["alice"], |_| {});
-        let untrusted = Err(CertificateError::Untrusted);
-        assert_eq!(authority().judge(&certificate, None), untrusted);
-        assert_eq!(ca.at(BORN - 1, &certificate, None, "::1"), untrusted);
-        assert!(ca.at(DIES - 1, &certificate, None, "::1").is_ok());
-        assert_eq!(ca.at(DIES, &certificate, None, "::1"), untrusted);
-    }
-
-    #[test]
-    fn a_changed_certificate_is_refused() {
-        let ca = authority();
-        let certificate = ca.issue(&["alice"], |_| {});
-        let bytes = certificate.to_bytes().unwrap();
-        let at = bytes.windows(5).position(|window| window == b"alice").unwrap();
-        let principal = bytes.windows(5).rposition(|window| window == b"alice").unwrap();
-        assert_ne!(at, principal, "the first is in the key id");
-        let mut forged = bytes.clone();
-        forged[principal..principal + 5].copy_from_slice(b"mario");
-        let forged = Certificate::from_bytes(&forged).unwrap();
-        assert_eq!(forged.valid_principals(), ["mario"]);
-        assert_eq!(ca.judge(&forged, None), Err(CertificateError::Untrusted));
-    }
-
-    #[test]
-    fn host_certificates_are_refused() {
-        let ca = authority();
-        let certificate = ca.issue(&["alice"], |builder| {
-            builder.cert_type(CertType::Host).unwrap();
-        });
-        assert_eq!(ca.judge(&certificate, None), Err(CertificateError::NotForUsers));
-    }
-
-    #[test]
-    fn what_is_not_permitted_is_restricted() {
-        let ca = authority();
-        let bare = ca.judge(&ca.issue(&["alice"], |_| {}), None).unwrap().restrictions;
-        let nothing = Restrictions {
-            no_pty: true,
-            no_port_forwarding: true,
-            no_agent_forwarding: true,
-            no_x11_forwarding: true,
-            forced_command: None,
-        };
-        assert_eq!(bare, nothing);
-        let usual = ca.issue(&["alice"], |builder| {
-            for name in [
-                "permit-X11-forwarding",
-                "permit-agent-forwarding",
-                "permit-port-forwarding",
-                "permit-pty",
-                "permit-user-rc",
-                "something@example",
-            ] {
-                builder.extension(name, "").unwrap();
-            }
-        });
-        assert_eq!(ca.judge(&usual, None).unwrap().restrictions, Restrictions::default());
-    }
-
-    #[test]
-    fn critical_options_are_honoured_or_refuse() {
-        let ca = authority();
-        let with = |name: &str, value: &str| {
-            ca.issue(&["alice"], |builder| {
-                builder.critical_option(name, value).unwrap();
-            })
-        };
-        let forced = ca.judge(&with("force-command", "uptime"), None).unwrap();
-        assert_eq!(forced.restrictions.forced_command.as_deref(), Some("uptime"));
-
-        let bound = with("source-address", "10.0.0.0/8,fd00::1");
-        assert!(ca.at(BORN, &bound, None, "::ffff:10.9.9.9").is_ok());
-        assert!(ca.at(BORN, &bound, None, "fd00::1").is_ok());
-        let elsewhere = ca.at(BORN, &bound, None, "192.168.0.1");
-        assert_eq!(elsewhere, Err(CertificateError::Source("192.168.0.1".parse().unwrap())));
-        let wrong = ca.judge(&with("source-address", "10.*"), None);
-        assert!(matches!(wrong, Err(CertificateError::SourceAddress(_))));
-
-        let unknown = ca.judge(&with("verify-required", ""), None);
-        assert_eq!(unknown, Err(CertificateError::CriticalOption("verify-required".into())));
-    }
-}
+pub(super) mod tests;

@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use russh::keys::HashAlg;
 use russh::keys::ssh_key::Fingerprint;
@@ -51,31 +52,69 @@ impl Keys {
 pub(super) struct KeyFiles {
     accounts_dir: Option<PathBuf>,
     trusted_user_ca: Option<PathBuf>,
-    read: Mutex<(Stamps, Arc<Keys>)>,
+    last: Mutex<Reading>,
+}
+
+/// What was read, and when it has to be read again.
+#[derive(Debug, Default)]
+struct Reading {
+    keys: Arc<Keys>,
+    stamps: Stamps,
+    /// Whether a later change is certain to change a stamp.
+    settled: bool,
 }
 
 /// What tells a changed file from an unchanged one.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
 
-type Stamp = (u64, u64, u32, (i64, i64), (i64, i64));
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    mode: u32,
+    /// Status change time in seconds and nanoseconds: moves with every write, even one that sets
+    /// the modification time back.
+    changed: (i64, i64),
+}
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((
-        metadata.ino(),
-        metadata.size(),
-        metadata.mode(),
-        (metadata.mtime(), metadata.mtime_nsec()),
-        // Changes with every write, even one that sets the modification time back.
-        (metadata.ctime(), metadata.ctime_nsec()),
-    ))
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            inode: metadata.ino(),
+            size: metadata.size(),
+            mode: metadata.mode(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+impl Stamps {
+    /// File systems keep time in steps of up to two seconds. Two changes within one step leave
+    /// the same stamp, so one that is younger proves nothing.
+    fn are_older_than_a_step(&self) -> bool {
+        const STEP: i64 = 2;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+        let now = now
+            .and_then(|since| i64::try_from(since.as_secs()).ok())
+            .unwrap_or(0);
+        self.0.iter().all(|(_, stamp)| {
+            stamp
+                .as_ref()
+                .is_none_or(|stamp| stamp.changed.0.saturating_add(STEP) < now)
+        })
+    }
 }
 
 impl KeyFiles {
     /// Reads the files. Blocks on the file system.
     pub(super) fn open(accounts_dir: Option<PathBuf>, trusted_user_ca: Option<PathBuf>) -> Self {
-        let files = Self { accounts_dir, trusted_user_ca, read: Mutex::default() };
+        let files = Self {
+            accounts_dir,
+            trusted_user_ca,
+            last: Mutex::default(),
+        };
         files.refresh();
         files
     }
@@ -86,10 +125,12 @@ impl KeyFiles {
             return Arc::default();
         }
         let files = Arc::clone(self);
-        tokio::task::spawn_blocking(move || files.refresh()).await.unwrap_or_else(|err| {
-            tracing::error!(%err, "the key files could not be read");
-            Arc::default()
-        })
+        tokio::task::spawn_blocking(move || files.refresh())
+            .await
+            .unwrap_or_else(|err| {
+                tracing::error!(%err, "the key files could not be read");
+                Arc::default()
+            })
     }
 
     /// Whether there are files that public keys may be in.
@@ -100,28 +141,41 @@ impl KeyFiles {
     /// Reads the files if they changed. Blocks on the file system.
     pub(super) fn refresh(&self) -> Arc<Keys> {
         // Nothing panics while it is held; if ever, what is in there is still whole.
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // Taken before reading: what changes meanwhile is noticed the next time.
         let stamps = self.stamps();
-        if read.0 != stamps {
+        if !last.settled || last.stamps != stamps {
+            let settled = stamps.are_older_than_a_step();
             let keys = Arc::new(self.read_all());
-            for problem in &keys.problems {
+            for problem in keys
+                .problems
+                .iter()
+                .filter(|new| !last.keys.problems.contains(new))
+            {
                 tracing::warn!("{problem}");
             }
-            *read = (stamps, keys);
+            *last = Reading {
+                keys,
+                stamps,
+                settled,
+            };
         }
-        Arc::clone(&read.1)
+        Arc::clone(&last.keys)
     }
 
     fn stamps(&self) -> Stamps {
-        let mut paths: Vec<PathBuf> =
-            self.accounts_dir.iter().chain(&self.trusted_user_ca).cloned().collect();
+        let mut paths: Vec<PathBuf> = self
+            .accounts_dir
+            .iter()
+            .chain(&self.trusted_user_ca)
+            .cloned()
+            .collect();
         if let Some(dir) = &self.accounts_dir {
             // That it cannot be listed is reported by reading it.
             paths.extend(account_files(dir).unwrap_or_default());
         }
         let with_stamp = |path: PathBuf| {
-            let stamp = stamp(&path);
+            let stamp = Stamp::of(&path);
             (path, stamp)
         };
         Stamps(paths.into_iter().map(with_stamp).collect())
@@ -159,7 +213,10 @@ fn read_accounts(dir: &Path, keys: &mut Keys) {
     let files = match files {
         Ok(files) => files,
         Err(err) => {
-            keys.problems.push(format!("{}: no account has a public key: {err}", dir.display()));
+            keys.problems.push(format!(
+                "{}: no account has a public key: {err}",
+                dir.display()
+            ));
             return;
         }
     };
@@ -168,14 +225,16 @@ fn read_accounts(dir: &Path, keys: &mut Keys) {
         let account: AccountName = match name.parse() {
             Ok(account) => account,
             Err(err) => {
-                keys.problems.push(format!("{}: ignored: {err}", path.display()));
+                keys.problems
+                    .push(format!("{}: ignored: {err}", path.display()));
                 continue;
             }
         };
         let text = match read_text(&path) {
             Ok(text) => text,
             Err(err) => {
-                keys.problems.push(format!("{}: ignored: {err}", path.display()));
+                keys.problems
+                    .push(format!("{}: ignored: {err}", path.display()));
                 continue;
             }
         };
@@ -185,7 +244,8 @@ fn read_accounts(dir: &Path, keys: &mut Keys) {
             listed.push((account.clone(), entry));
         }
         for (line, err) in errors {
-            keys.problems.push(format!("{}:{line}: {err}", path.display()));
+            keys.problems
+                .push(format!("{}:{line}: {err}", path.display()));
         }
     }
 }
@@ -194,7 +254,10 @@ fn read_authorities(path: &Path, keys: &mut Keys) {
     let text = match read_text(path) {
         Ok(text) => text,
         Err(err) => {
-            keys.problems.push(format!("{}: no certificate is trusted: {err}", path.display()));
+            keys.problems.push(format!(
+                "{}: no certificate is trusted: {err}",
+                path.display()
+            ));
             return;
         }
     };
@@ -206,7 +269,8 @@ fn read_authorities(path: &Path, keys: &mut Keys) {
         match authorized_keys::parse_key(line) {
             Ok(key) => keys.authorities.push(key.fingerprint(HashAlg::Sha256)),
             Err(err) => {
-                keys.problems.push(format!("{}:{}: {err}", path.display(), index + 1));
+                keys.problems
+                    .push(format!("{}:{}: {err}", path.display(), index + 1));
             }
         }
     }
@@ -234,6 +298,8 @@ fn safe_mode(metadata: &Metadata) -> io::Result<()> {
     if metadata.mode() & 0o022 == 0 {
         Ok(())
     } else {
-        Err(io::Error::other("others than its owner may write to it; chmod go-w it"))
+        Err(io::Error::other(
+            "others than its owner may write to it; chmod go-w it",
+        ))
     }
 }

@@ -237,3 +237,63 @@ pub(super) fn mac(value: &Value<'_>) -> Read<String> {
         Err(Fault::at(value, message))
     }
 }
+
+/// `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`, as the OCI distribution specification has the parts.
+pub(super) fn image_reference(value: &Value<'_>) -> Read<String> {
+    let reference = text(value)?;
+    if is_image_reference(reference) {
+        Ok(reference.to_owned())
+    } else {
+        let message = format!(
+            "\"{}\" is not an image reference, such as \"registry.example:5000/library/alpine:3.20\"",
+            reference.escape_debug()
+        );
+        Err(Fault::at(value, message))
+    }
+}
+
+fn is_image_reference(reference: &str) -> bool {
+    let (rest, digest) = match reference.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (reference, None),
+    };
+    let digest_fits = digest.is_none_or(|digest| {
+        digest.strip_prefix("sha256:").is_some_and(|hex| {
+            hex.len() == 64
+                && hex
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+        })
+    });
+    let name_start = rest.rfind('/').map_or(0, |slash| slash + 1);
+    let (name, tag) = match rest.rfind(':').filter(|colon| *colon >= name_start) {
+        Some(colon) => (&rest[..colon], Some(&rest[colon + 1..])),
+        None => (rest, None),
+    };
+    let tag_fits = tag.is_none_or(|tag| {
+        (1..=128).contains(&tag.len())
+            && !tag.starts_with(['.', '-'])
+            && tag
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    });
+    let mut parts = name.split('/').peekable();
+    let has_host = name.contains('/')
+        && parts
+            .peek()
+            .is_some_and(|first| first.contains(['.', ':']) || *first == "localhost");
+    let host_fits = !has_host
+        || parts.next().is_some_and(|host| {
+            host.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-'))
+        });
+    let path_fits = parts.all(|part| {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        part.bytes().next().is_some_and(plain)
+            && part.bytes().last().is_some_and(plain)
+            && part
+                .bytes()
+                .all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
+    });
+    digest_fits && tag_fits && host_fits && path_fits
+}
