@@ -58,7 +58,14 @@ pub async fn run(config: &Config) -> Findings {
                     }
                 });
             }
-            findings.note(parts.images.check().await);
+            findings.note(match parts.images.check().await {
+                Ok(engine) => Ok(format!(
+                    "[engine]: {} answers at {}",
+                    engine.product,
+                    engine.socket.display()
+                )),
+                Err(error) => Err(format!("[engine]: {error}")),
+            });
         }
         Err(error) => findings.problems.push(error.to_string()),
     }

@@ -14,7 +14,8 @@ use tracing::{info, warn};
 
 use crate::auth::host_keys::{self, HostKeyError};
 use crate::auth::{AuthSetupError, Authenticator};
-use crate::backend::image::ImageBackend;
+use crate::backend::image::catalogue::Catalogue;
+use crate::backend::image::{BINFMT_MISC, ImageBackend, ImageParts};
 use crate::backend::lobby::Lobby;
 use crate::backend::node::NodeBackend;
 use crate::backend::{Attachment, Backend, BackendError, Caller, ClientChannels};
@@ -93,7 +94,16 @@ impl Parts {
             inventory.clone(),
             config.server.state_dir.join("known_hosts"),
         ));
-        let images = Arc::new(ImageBackend::new(config, inventory.clone()));
+        let catalogue = Arc::new(Catalogue::new(config.images.clone(), inventory.clone()));
+        let images = Arc::new(ImageBackend::new(ImageParts {
+            engine: config.engine.clone(),
+            defaults: config.image_defaults.clone(),
+            max_containers_per_account: config.limits.max_containers_per_account,
+            state_dir: config.server.state_dir.clone(),
+            binfmt_misc: BINFMT_MISC.into(),
+            names: catalogue.clone(),
+            listener: catalogue,
+        }));
         Ok(Self { authenticator, inventory, walt, images, nodes })
     }
 }
@@ -152,7 +162,11 @@ impl Gateway {
         {
             warn!("starting without the WalT server's lists; they are asked for again and again");
         }
-        self.parts.images.reap().await;
+        match self.parts.images.reap().await {
+            Ok(0) => {}
+            Ok(count) => info!(count, "removed containers that a killed gateway left behind"),
+            Err(error) => warn!(%error, "image targets will fail until the engine answers"),
+        }
         for address in self.addresses().unwrap_or_default() {
             info!("listening on {address}");
         }

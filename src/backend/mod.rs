@@ -102,6 +102,11 @@ impl fmt::Debug for X11Request {
 }
 
 impl SessionRequest {
+    /// A program without terminal, environment or anything forwarded.
+    pub fn new(program: Program) -> Self {
+        Self { program, pty: None, env: Vec::new(), agent: false, x11: None }
+    }
+
     /// A shell on a terminal: a person is there to read notices and answer questions.
     pub fn is_interactive(&self) -> bool {
         self.pty.is_some() && self.program == Program::Shell

@@ -108,5 +108,13 @@ fn node_failure(failure: &NodeFailure) -> String {
 }
 
 fn image(error: &ImageError) -> Refusal {
-    Refusal::new(UNREACHABLE, error.to_string())
+    let status = match error {
+        ImageError::EngineUnavailable(_) | ImageError::NoEmulator { .. } => UNAVAILABLE,
+        ImageError::CommitFailed { .. }
+        | ImageError::BaseChanged { .. }
+        | ImageError::NameTaken { .. }
+        | ImageError::TooManyContainers { .. } => TRY_AGAIN,
+        _ => UNREACHABLE,
+    };
+    Refusal::new(status, error.to_string())
 }

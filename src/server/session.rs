@@ -86,13 +86,7 @@ async fn read_requests(
 ) -> Option<SessionRequest> {
     use crate::relay::ClientOutput;
 
-    let mut request = SessionRequest {
-        program: Program::Shell,
-        pty: None,
-        env: Vec::new(),
-        agent: false,
-        x11: None,
-    };
+    let mut request = SessionRequest::new(Program::Shell);
     let mut env_bytes = 0;
     loop {
         let next = tokio::select! {

@@ -1,28 +1,130 @@
 //! Containers of images.
+//!
+//! A connection has one container per image, made when its first session starts and shared by the
+//! others. When the last session ends, the container's changes are saved or thrown away, and the
+//! container with them; a later session of the connection gets a new one, of what was saved. Only
+//! a container that nothing changed is kept for it.
+//!
+//! - An interactive shell that comes first is process 1 of its container, as with
+//!   `walt image shell`; when it ends, sessions that were started beside it end as well. In an
+//!   image that can start its operating system, process 1 is that system's init.
+//! - A command or transfer does not start the operating system: what a boot writes would
+//!   otherwise be saved with every command. Process 1 then is a shell that waits.
 
-/// Why an image target failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {}
+mod attachment;
+pub mod catalogue;
+mod changes;
+mod container;
+mod emulation;
+pub mod engine;
+mod error;
+mod inspection;
+mod naming;
+mod ownership;
+mod save;
+mod session;
+mod slots;
 
-/// STUB
-pub struct ImageBackend;
-#[allow(missing_docs)]
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::backend::{Attachment, Caller};
+use crate::config::{self, EngineKind, ImageDefaults};
+use crate::target::ImageName;
+
+use self::attachment::ImageAttachment;
+use self::container::Containers;
+use self::emulation::Emulation;
+use self::engine::docker::DockerEngine;
+use self::engine::{Engine, EngineInfo};
+use self::inspection::Inspections;
+use self::ownership::Ownership;
+use self::save::Saves;
+use self::slots::AccountSlots;
+
+pub use self::emulation::BINFMT_MISC;
+pub use self::error::ImageError;
+pub use self::naming::{ImageListener, ImageNames, ResolvedImage, canonical_reference};
+
+/// What an [`ImageBackend`] is made of.
+pub struct ImageParts {
+    /// `[engine]`
+    pub engine: config::Engine,
+    /// `[image_defaults]`
+    pub defaults: ImageDefaults,
+    /// `max_containers_per_account` of `[limits]`.
+    pub max_containers_per_account: usize,
+    /// `state_dir` of `[server]`.
+    pub state_dir: PathBuf,
+    /// Where the kernel lists its emulators, [`BINFMT_MISC`] but in tests.
+    pub binfmt_misc: PathBuf,
+    /// Finds images.
+    pub names: Arc<dyn ImageNames>,
+    /// Is told about saved images.
+    pub listener: Arc<dyn ImageListener>,
+}
+
+/// Opens image targets.
+pub struct ImageBackend {
+    shared: Arc<Shared>,
+}
+
+/// What all attachments of a backend use.
+struct Shared {
+    engine: Arc<dyn Engine>,
+    defaults: ImageDefaults,
+    names: Arc<dyn ImageNames>,
+    emulation: Emulation,
+    inspections: Inspections,
+    containers: Containers,
+    saves: Arc<Saves>,
+}
+
 impl ImageBackend {
-    pub fn new(
-        _c: &crate::config::Config,
-        _i: std::sync::Arc<crate::inventory::Inventories>,
-    ) -> Self {
-        Self
+    /// Puts the parts together. Touches neither the engine nor the disk.
+    pub fn new(parts: ImageParts) -> Self {
+        let engine: Arc<dyn Engine> = match parts.engine.kind {
+            EngineKind::Auto | EngineKind::Docker => {
+                Arc::new(DockerEngine::new(parts.engine.socket))
+            }
+        };
+        let containers = Containers::new(
+            Arc::clone(&engine),
+            Ownership::new(parts.state_dir.clone()),
+            AccountSlots::new(parts.max_containers_per_account),
+        );
+        Self {
+            shared: Arc::new(Shared {
+                saves: Arc::new(Saves::new(Arc::clone(&engine), parts.listener)),
+                engine,
+                defaults: parts.defaults,
+                names: parts.names,
+                emulation: Emulation::new(parts.binfmt_misc),
+                inspections: Inspections::new(parts.state_dir),
+                containers,
+            }),
+        }
     }
-    pub fn attach(
-        &self,
-        _c: crate::backend::Caller,
-        _i: crate::target::ImageName,
-    ) -> std::sync::Arc<dyn crate::backend::Attachment> {
-        unreachable!()
+
+    /// The container of `image` that a connection has. Nothing happens before its first session.
+    pub fn attach(&self, caller: Caller, image: ImageName) -> Arc<dyn Attachment> {
+        Arc::new(ImageAttachment::new(Arc::clone(&self.shared), caller, image))
     }
-    pub async fn reap(&self) {}
-    pub async fn check(&self) -> Result<String, String> {
-        Ok(String::new())
+
+    /// Removes the containers that earlier runs of this gateway left behind because they were
+    /// killed, and returns how many. Containers of other gateways, and of other living processes
+    /// of this one, are left alone.
+    pub async fn reap(&self) -> Result<usize, ImageError> {
+        self.shared.containers.reap().await
+    }
+
+    /// Whether an engine answers, and which.
+    pub async fn check(&self) -> Result<EngineInfo, ImageError> {
+        Ok(self.shared.engine.info().await?)
+    }
+
+    /// The references of all images that the engine has, as it knows them.
+    pub async fn references(&self) -> Result<Vec<String>, ImageError> {
+        Ok(self.shared.engine.image_references().await?)
     }
 }

@@ -67,6 +67,12 @@ impl ImageReference {
         self.digest.as_deref()
     }
 
+    /// `[REGISTRY/][OWNER/]NAME:TAG`, the same for all texts that mean the same to users.
+    pub fn canonical(&self) -> String {
+        let name = self.full_name();
+        if self.tag() == Some(LATEST) { format!("{name}:{LATEST}") } else { name }
+    }
+
     /// What `account` sees: its own images by NAME alone, others with their owner, the tag
     /// `latest` hidden.
     pub fn short_name(&self, account: &AccountName) -> String {

@@ -1,0 +1,103 @@
+//! What of a container's differences its user made.
+
+use super::engine::Change;
+
+/// What the engine mounts or puts into every container, at these paths and below.
+const OF_THE_ENGINE: [&str; 9] = [
+    "/proc",
+    "/sys",
+    "/dev",
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/run/secrets",
+    "/run/.containerenv",
+    "/.dockerenv",
+];
+
+/// Podman makes this link in images that do not have it.
+const MTAB: &str = "/etc/mtab";
+
+/// What a shell writes when it ends, whatever was done in it.
+const OF_THE_SHELL: [&str; 3] = ["/root/.bash_history", "/root/.ash_history", "/root/.sh_history"];
+
+/// Whether anything is left of the differences when what was put there by the engine or the
+/// gateway is taken away. `mount_points` are the paths at which something was mounted for this
+/// container; they may have been created for it.
+pub(super) fn user_changed_something(changes: &[Change], mount_points: &[&str]) -> bool {
+    let ignored = |path: &str| {
+        OF_THE_ENGINE.iter().chain(mount_points).any(|top| is_at_or_below(path, top))
+            || path == MTAB
+            || OF_THE_SHELL.contains(&path)
+    };
+    changes.iter().any(|change| {
+        // A directory is listed as modified when anything below it is listed.
+        let is_only_the_way_to_ignored = || {
+            let mut below = changes
+                .iter()
+                .filter(|other| {
+                    other.path != change.path && is_at_or_below(&other.path, &change.path)
+                })
+                .peekable();
+            below.peek().is_some() && below.all(|other| ignored(&other.path))
+        };
+        !ignored(&change.path) && !is_only_the_way_to_ignored()
+    })
+}
+
+fn is_at_or_below(path: &str, top: &str) -> bool {
+    path.strip_prefix(top)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || top == "/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::ChangeKind::{self, Added, Deleted, Modified};
+    use super::*;
+
+    fn changed(changes: &[(&str, ChangeKind)]) -> bool {
+        let changes: Vec<Change> = changes
+            .iter()
+            .map(|(path, kind)| Change { path: (*path).to_owned(), kind: *kind })
+            .collect();
+        user_changed_something(&changes, &["/run", "/tmp"])
+    }
+
+    #[test]
+    fn nothing_and_mount_points_are_no_change() {
+        assert!(!changed(&[]));
+        assert!(!changed(&[
+            ("/etc", Modified),
+            ("/etc/hosts", Added),
+            ("/etc/mtab", Added),
+            ("/proc", Added),
+            ("/dev", Modified),
+            ("/dev/console", Added),
+            ("/run", Added),
+            ("/run/lock", Added),
+        ]));
+    }
+
+    #[test]
+    fn the_shells_history_alone_is_no_change() {
+        assert!(!changed(&[("/root", Modified), ("/root/.bash_history", Added)]));
+        assert!(changed(&[
+            ("/root", Modified),
+            ("/root/.bash_history", Added),
+            ("/root/notes", Added)
+        ]));
+    }
+
+    #[test]
+    fn files_and_deletions_are_changes() {
+        assert!(changed(&[("/etc", Modified), ("/etc/passwd", Deleted)]));
+        assert!(changed(&[("/etc", Modified), ("/etc/hosts2", Added)]));
+        assert!(changed(&[("/etc", Modified), ("/etc/hosts", Added), ("/etc/fstab", Modified)]));
+    }
+
+    #[test]
+    fn a_directory_modified_by_itself_is_a_change() {
+        assert!(changed(&[("/root", Modified)]));
+        assert!(changed(&[("/srv", Added)]));
+    }
+}

@@ -1,0 +1,555 @@
+//! The Docker API, of Docker or of Podman, over a Unix socket.
+
+mod archive;
+mod commit;
+mod frames;
+mod hijack;
+mod spec;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bollard::errors::Error;
+use bollard::models::ChangeType;
+use bollard::query_parameters::{
+    ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder,
+    DownloadFromContainerOptionsBuilder, EventsOptionsBuilder, KillContainerOptionsBuilder,
+    ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
+    ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::StreamExt;
+use tokio::sync::Mutex;
+
+use self::hijack::Call;
+use super::{
+    Change, ChangeKind, ContainerSpec, ContainerSummary, Engine, EngineError, EngineInfo, ExecSpec,
+    FileStat, ImageDetails, Process, ProcessState, ProcessStreams,
+};
+use crate::backend::WindowSize;
+
+/// Where WalT's own podman answers.
+const WALT_SOCKET: &str = "/run/walt/podman/podman.socket";
+/// Where Docker answers.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+/// Where the system's podman answers.
+const PODMAN_SOCKET: &str = "/run/podman/podman.sock";
+
+/// For calls that take no longer than the engine's housekeeping.
+const CALL: Duration = Duration::from_secs(60);
+/// How long a wait for the end of a container runs before it is asked again.
+const WAIT: Duration = Duration::from_secs(3600);
+/// How long a new connection may take; podman starts itself on the first one.
+const CONNECT: Duration = Duration::from_secs(15);
+/// Bits of Go's `io/fs.FileMode`, as the API prints it.
+const MODE_DIRECTORY: u32 = 1 << 31;
+const MODE_SYMLINK: u32 = 1 << 27;
+/// As many symbolic links as Linux follows, path_resolution(7).
+const MAX_LINKS: usize = 40;
+
+/// An engine behind a socket. Connects when first used and again after it went away.
+pub struct DockerEngine {
+    candidates: Vec<PathBuf>,
+    connection: Mutex<Option<Arc<Connection>>>,
+}
+
+struct Connection {
+    docker: Docker,
+    info: EngineInfo,
+    podman: bool,
+}
+
+impl DockerEngine {
+    /// The engine at `socket`, or at the first of the usual places where one answers. Does
+    /// nothing yet.
+    pub fn new(socket: Option<PathBuf>) -> Self {
+        let usual = || [WALT_SOCKET, DOCKER_SOCKET, PODMAN_SOCKET].map(PathBuf::from);
+        Self {
+            candidates: socket.map_or_else(|| usual().to_vec(), |socket| vec![socket]),
+            connection: Mutex::new(None),
+        }
+    }
+
+    async fn connection(&self) -> Result<Arc<Connection>, EngineError> {
+        let mut connection = self.connection.lock().await;
+        if let Some(connection) = &*connection {
+            return Ok(Arc::clone(connection));
+        }
+        let mut tried = Vec::new();
+        for socket in &self.candidates {
+            match connect(socket).await {
+                Ok(new) => {
+                    let new = Arc::new(new);
+                    *connection = Some(Arc::clone(&new));
+                    return Ok(new);
+                }
+                Err(reason) => tried.push(format!("{}: {reason}", socket.display())),
+            }
+        }
+        Err(EngineError::Unavailable { tried })
+    }
+
+    /// Makes one call, and forgets the connection when nobody answers any more.
+    async fn call<T, F>(
+        &self,
+        operation: &'static str,
+        object: &str,
+        call: impl FnOnce(Arc<Connection>) -> F,
+    ) -> Result<T, EngineError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let connection = self.connection().await?;
+        let result = call(connection)
+            .await
+            .map_err(|error| error_of(Call { operation, object }, error, CALL));
+        self.noticed(result).await
+    }
+
+    async fn noticed<T>(&self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+        let Err(EngineError::Unavailable { tried }) = result else {
+            return result;
+        };
+        *self.connection.lock().await = None;
+        Err(EngineError::Unavailable { tried })
+    }
+
+    async fn path_info(
+        &self,
+        container: &str,
+        path: &str,
+    ) -> Result<Option<(String, u32)>, EngineError> {
+        let mut path = path.to_owned();
+        for _ in 0..MAX_LINKS {
+            let stat = self
+                .call("inspecting", &path, async |connection| {
+                    let options = ContainerArchiveInfoOptionsBuilder::new().path(&path).build();
+                    connection.docker.get_container_archive_info(container, Some(options)).await
+                })
+                .await;
+            match stat {
+                Ok(stat) if stat.file_mode & MODE_SYMLINK != 0 && stat.link_target != path => {
+                    path = resolved(&path, &stat.link_target);
+                }
+                Ok(stat) => return Ok(Some((path, stat.file_mode))),
+                Err(error) if error.is_not_found() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn connect(socket: &Path) -> Result<Connection, String> {
+    let path = socket.to_str().ok_or("not a valid path")?;
+    let docker = Docker::connect_with_unix(path, CONNECT.as_secs(), API_DEFAULT_VERSION)
+        .map_err(|error| match error {
+            Error::SocketNotFoundError(_) => "no such socket".to_owned(),
+            error => error.to_string(),
+        })?
+        .negotiate_version()
+        .await
+        .map_err(|error| chain(&error))?;
+    let version = docker.version().await.map_err(|error| chain(&error))?;
+    let podman = version
+        .components
+        .as_ref()
+        .is_some_and(|components| components.iter().any(|part| part.name.starts_with("Podman")));
+    let info = EngineInfo {
+        product: format!(
+            "{} {}",
+            if podman { "Podman" } else { "Docker" },
+            version.version.unwrap_or_default()
+        ),
+        architecture: version.arch.unwrap_or_default(),
+        socket: socket.to_owned(),
+    };
+    tracing::info!(engine = info.product, socket = %socket.display(), "container engine answers");
+    Ok(Connection { docker: docker.with_timeout(CALL), info, podman })
+}
+
+/// `/v1.41`
+fn version_prefix(docker: &Docker) -> String {
+    let version = docker.client_version();
+    format!("/v{}.{}", version.major_version, version.minor_version)
+}
+
+fn without_algorithm(id: &str) -> String {
+    id.strip_prefix("sha256:").unwrap_or(id).to_owned()
+}
+
+/// Where a link leads. Docker prints the end of a chain as an absolute path, Podman what the
+/// link says.
+fn resolved(link: &str, target: &str) -> String {
+    if target.starts_with('/') {
+        return target.to_owned();
+    }
+    let directory = link.rsplit_once('/').map_or("", |(directory, _)| directory);
+    format!("{directory}/{target}")
+}
+
+fn error_of(call: Call<'_>, error: Error, deadline: Duration) -> EngineError {
+    let operation = call.operation;
+    let object = call.object.to_owned();
+    match error {
+        Error::DockerResponseServerError { status_code: 404, .. } => {
+            EngineError::NotFound { operation, object }
+        }
+        Error::DockerResponseServerError { message, .. }
+        | Error::DockerStreamError { error: message } => {
+            EngineError::Refused { operation, object, reason: message }
+        }
+        Error::RequestTimeoutError => EngineError::TimedOut { operation, object, waited: deadline },
+        Error::SocketNotFoundError(socket) => {
+            EngineError::Unavailable { tried: vec![format!("{socket}: no such socket")] }
+        }
+        Error::HyperLegacyError { err } if err.is_connect() => {
+            EngineError::Unavailable { tried: vec![chain(&err)] }
+        }
+        error => EngineError::Protocol { operation, object, reason: chain(&error) },
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    async fn info(&self) -> Result<EngineInfo, EngineError> {
+        let info = self.connection().await?.info.clone();
+        self.call("asking", "the container engine", async |connection| {
+            connection.docker.ping().await
+        })
+        .await?;
+        Ok(info)
+    }
+
+    async fn image_references(&self) -> Result<Vec<String>, EngineError> {
+        let images = self
+            .call("listing", "images", async |connection| {
+                let options = ListImagesOptionsBuilder::new().build();
+                connection.docker.list_images(Some(options)).await
+            })
+            .await?;
+        Ok(images
+            .into_iter()
+            .flat_map(|image| image.repo_tags)
+            .filter(|reference| !reference.contains("<none>"))
+            .collect())
+    }
+
+    async fn image(&self, reference: &str) -> Result<ImageDetails, EngineError> {
+        let image = self
+            .call("inspecting image", reference, async |connection| {
+                connection.docker.inspect_image(reference).await
+            })
+            .await?;
+        Ok(ImageDetails {
+            id: without_algorithm(&image.id.unwrap_or_default()),
+            architecture: image.architecture.unwrap_or_default(),
+            references: image.repo_tags.unwrap_or_default(),
+            labels: image
+                .config
+                .and_then(|config| config.labels)
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
+        })
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<String, EngineError> {
+        let created = self
+            .call("creating container", &spec.name, async |connection| {
+                let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
+                let body = spec::container(spec, connection.podman);
+                connection.docker.create_container(Some(options), body).await
+            })
+            .await?;
+        Ok(created.id)
+    }
+
+    async fn stat(&self, container: &str, path: &str) -> Result<Option<FileStat>, EngineError> {
+        let info = self.path_info(container, path).await?;
+        Ok(info.map(|(_, mode)| FileStat {
+            is_directory: mode & MODE_DIRECTORY != 0,
+            is_executable: mode & MODE_DIRECTORY == 0 && mode & 0o111 != 0,
+        }))
+    }
+
+    async fn read_file(
+        &self,
+        container: &str,
+        path: &str,
+        limit: usize,
+    ) -> Result<Vec<u8>, EngineError> {
+        let call = Call { operation: "reading", object: path };
+        let (path, _) = self.path_info(container, path).await?.ok_or_else(|| {
+            EngineError::NotFound { operation: call.operation, object: path.to_owned() }
+        })?;
+        let connection = self.connection().await?;
+        let options = DownloadFromContainerOptionsBuilder::new().path(&path).build();
+        let mut stream =
+            std::pin::pin!(connection.docker.download_from_container(container, Some(options)));
+        let mut archive = Vec::new();
+        while let Some(piece) = stream.next().await {
+            archive.extend_from_slice(&piece.map_err(|error| error_of(call, error, CALL))?);
+            // The archive's own blocks come on top of the content.
+            if archive.len() > limit.saturating_add(16 << 10) {
+                return Err(call.protocol(format!("larger than {limit} bytes")));
+            }
+        }
+        archive::first_file(&archive).ok_or_else(|| call.protocol("not a regular file"))
+    }
+
+    async fn attach(&self, container: &str, tty: bool) -> Result<ProcessStreams, EngineError> {
+        let connection = self.connection().await?;
+        let path = format!(
+            "{}/containers/{container}/attach?stream=1&stdin=1&stdout=1&stderr=1&detachKeys={}",
+            version_prefix(&connection.docker),
+            spec::DETACH_KEYS.replace('@', "%40").replace('^', "%5E").replace(',', "%2C"),
+        );
+        let call = Call { operation: "attaching to container", object: container };
+        let streams =
+            hijack::upgrade(&connection.info.socket, &path, String::new(), tty, call).await;
+        self.noticed(streams).await
+    }
+
+    async fn start(&self, container: &str) -> Result<(), EngineError> {
+        self.call("starting container", container, async |connection| {
+            connection.docker.start_container(container, None).await
+        })
+        .await
+    }
+
+    async fn create_exec(&self, container: &str, spec: &ExecSpec) -> Result<String, EngineError> {
+        let created = self
+            .call("running a program in container", container, async |connection| {
+                connection.docker.create_exec(container, spec::exec(spec)).await
+            })
+            .await?;
+        Ok(created.id)
+    }
+
+    async fn start_exec(&self, exec: &str, tty: bool) -> Result<ProcessStreams, EngineError> {
+        let connection = self.connection().await?;
+        let path = format!("{}/exec/{exec}/start", version_prefix(&connection.docker));
+        let body = serde_json::json!({ "Detach": false, "Tty": tty }).to_string();
+        let call = Call { operation: "starting program", object: exec };
+        let streams = hijack::upgrade(&connection.info.socket, &path, body, tty, call).await;
+        self.noticed(streams).await
+    }
+
+    async fn exec_state(&self, exec: &str) -> Result<ProcessState, EngineError> {
+        let state = self
+            .call("asking about program", exec, async |connection| {
+                connection.docker.inspect_exec(exec).await
+            })
+            .await?;
+        Ok(process_state(state.running, state.pid, state.exit_code))
+    }
+
+    async fn resize(&self, process: &Process, size: WindowSize) -> Result<(), EngineError> {
+        let (Ok(rows), Ok(columns)) = (u16::try_from(size.rows), u16::try_from(size.columns))
+        else {
+            // A terminal's size is kept in 16 bits, ioctl_tty(2).
+            return Ok(());
+        };
+        match process {
+            Process::First(container) => {
+                self.call("resizing the terminal of", container, async |connection| {
+                    let options = ResizeContainerTTYOptionsBuilder::new()
+                        .h(rows.into())
+                        .w(columns.into())
+                        .build();
+                    connection.docker.resize_container_tty(container, options).await
+                })
+                .await
+            }
+            Process::Exec(exec) => {
+                self.call("resizing the terminal of", exec, async |connection| {
+                    let options = bollard::exec::ResizeExecOptions { height: rows, width: columns };
+                    connection.docker.resize_exec(exec, options).await
+                })
+                .await
+            }
+        }
+    }
+
+    async fn state(&self, container: &str) -> Result<ProcessState, EngineError> {
+        let state = self
+            .call("asking about container", container, async |connection| {
+                connection.docker.inspect_container(container, None).await
+            })
+            .await?
+            .state
+            .unwrap_or_default();
+        Ok(process_state(state.running, state.pid, state.exit_code))
+    }
+
+    async fn wait(&self, container: &str) -> Result<u32, EngineError> {
+        let call = Call { operation: "waiting for container", object: container };
+        loop {
+            let connection = self.connection().await?;
+            let docker = connection.docker.clone().with_timeout(WAIT);
+            let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
+            let mut answers = std::pin::pin!(docker.wait_container(container, Some(options)));
+            match answers.next().await {
+                Some(Ok(answer)) => return Ok(exit_code(answer.status_code)),
+                // How bollard reports any code but 0.
+                Some(Err(Error::DockerContainerWaitError { code, .. })) => {
+                    return Ok(exit_code(code));
+                }
+                Some(Err(Error::RequestTimeoutError)) => {}
+                Some(Err(error)) => {
+                    return self.noticed(Err(error_of(call, error, WAIT))).await;
+                }
+                None => return Err(call.protocol("the connection ended")),
+            }
+        }
+    }
+
+    async fn was_killed(&self, container: &str) -> Result<bool, EngineError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.call("asking about container", container, async |connection| {
+            let filters = HashMap::from([("container", vec![container]), ("event", vec!["kill"])]);
+            let options = EventsOptionsBuilder::new()
+                .since("1")
+                // The second that is running: the answer ends with it.
+                .until(&(now + 1).to_string())
+                .filters(&filters)
+                .build();
+            let mut events = std::pin::pin!(connection.docker.events(Some(options)));
+            events.next().await.transpose().map(|event| event.is_some())
+        })
+        .await
+    }
+
+    async fn stop(&self, container: &str, grace: Duration) -> Result<(), EngineError> {
+        self.call("stopping container", container, async |connection| {
+            let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
+            let options = StopContainerOptionsBuilder::new().t(seconds).build();
+            connection
+                .docker
+                .clone()
+                .with_timeout(grace + CALL)
+                .stop_container(container, Some(options))
+                .await
+        })
+        .await
+    }
+
+    async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError> {
+        self.call("sending a signal to container", container, async |connection| {
+            let options =
+                KillContainerOptionsBuilder::new().signal(&format!("SIG{signal}")).build();
+            connection.docker.kill_container(container, Some(options)).await
+        })
+        .await
+    }
+
+    async fn remove(&self, container: &str) -> Result<(), EngineError> {
+        let removed = self
+            .call("removing container", container, async |connection| {
+                let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+                match connection.docker.remove_container(container, Some(options)).await {
+                    // Somebody else is removing it just now.
+                    Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
+                    result => result,
+                }
+            })
+            .await;
+        match removed {
+            Err(error) if error.is_not_found() => Ok(()),
+            removed => removed,
+        }
+    }
+
+    async fn diff(&self, container: &str) -> Result<Vec<Change>, EngineError> {
+        let changes = self
+            .call("comparing container", container, async |connection| {
+                connection.docker.container_changes(container).await
+            })
+            .await?;
+        Ok(changes
+            .unwrap_or_default()
+            .into_iter()
+            .map(|change| Change {
+                path: change.path,
+                kind: match change.kind {
+                    ChangeType::_0 => ChangeKind::Modified,
+                    ChangeType::_1 => ChangeKind::Added,
+                    ChangeType::_2 => ChangeKind::Deleted,
+                },
+            })
+            .collect())
+    }
+
+    async fn commit(
+        &self,
+        container: &str,
+        base: &str,
+        reference: &str,
+    ) -> Result<String, EngineError> {
+        let connection = self.connection().await?;
+        let committed =
+            commit::commit(&connection.docker, &connection.info.socket, container, base, reference)
+                .await;
+        self.noticed(committed).await
+    }
+
+    async fn containers(
+        &self,
+        label: &str,
+        value: &str,
+    ) -> Result<Vec<ContainerSummary>, EngineError> {
+        let containers = self
+            .call("listing", "containers", async |connection| {
+                let filters = HashMap::from([("label", vec![format!("{label}={value}")])]);
+                let options =
+                    ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+                connection.docker.list_containers(Some(options)).await
+            })
+            .await?;
+        Ok(containers
+            .into_iter()
+            .map(|container| ContainerSummary {
+                id: container.id.unwrap_or_default(),
+                name: container
+                    .names
+                    .unwrap_or_default()
+                    .first()
+                    .map(|name| name.trim_start_matches('/').to_owned())
+                    .unwrap_or_default(),
+                labels: container.labels.unwrap_or_default().into_iter().collect(),
+            })
+            .collect())
+    }
+}
+
+fn process_state(running: Option<bool>, pid: Option<i64>, code: Option<i64>) -> ProcessState {
+    if running == Some(true) {
+        ProcessState::Running {
+            host_pid: pid.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0),
+        }
+    } else {
+        ProcessState::Exited(exit_code(code.unwrap_or_default()))
+    }
+}
+
+fn exit_code(code: i64) -> u32 {
+    u32::try_from(code).unwrap_or(255)
+}

@@ -1,0 +1,297 @@
+//! What runs containers, in plain types.
+//!
+//! An [`Engine`] is told what to do with images and containers by identifier. Identifiers are
+//! hexadecimal, without a "sha256:" in front, so that they compare equal whoever printed them.
+
+pub mod docker;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+
+use crate::backend::WindowSize;
+
+/// Who answers, as told by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// Product and version, for messages: "Docker 20.10.24".
+    pub product: String,
+    /// The CPU architecture in Go's words: `amd64`, `arm64`, `386`, `arm`.
+    pub architecture: String,
+    /// Where it answers.
+    pub socket: PathBuf,
+}
+
+/// One image of the engine's store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageDetails {
+    /// Identifier.
+    pub id: String,
+    /// The CPU architecture in Go's words.
+    pub architecture: String,
+    /// `OWNER/NAME:TAG` and such, as the engine knows them.
+    pub references: Vec<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A file in a container that may never have run. Symbolic links were followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStat {
+    /// A directory.
+    pub is_directory: bool,
+    /// Somebody may execute it.
+    pub is_executable: bool,
+}
+
+/// What a container is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContainerSpec {
+    /// Its name, unique in the engine.
+    pub name: String,
+    /// Identifier of the image.
+    pub image_id: String,
+    /// Process 1 and its arguments; replaces the image's entrypoint and command.
+    pub argv: Vec<String>,
+    /// `NAME=VALUE`, over the image's own.
+    pub env: Vec<String>,
+    /// Working directory of process 1.
+    pub working_dir: String,
+    /// Host name.
+    pub hostname: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Process 1 has a terminal.
+    pub tty: bool,
+    /// Process 1 has a standard input, which ends when the attached stream does.
+    pub stdin: bool,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Number of processes.
+    pub pids: Option<u64>,
+    /// Whether it has a network besides loopback.
+    pub network: bool,
+    /// Files of the host, mounted read-only: source, path inside.
+    pub read_only_binds: Vec<(PathBuf, String)>,
+    /// Process 1 is an init: it gets what systemd needs.
+    pub boots_an_os: bool,
+}
+
+/// What to run in a running container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecSpec {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// `NAME=VALUE`, over the container's own.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub working_dir: String,
+    /// With a terminal.
+    pub tty: bool,
+}
+
+/// One piece of a process's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputChunk {
+    /// Standard output, or the terminal.
+    Stdout(Bytes),
+    /// Standard error.
+    Stderr(Bytes),
+}
+
+/// The output of a process.
+#[async_trait]
+pub trait ProcessOutput: Send {
+    /// The next piece; `None` at the end, also when the engine went away. Dropping the future
+    /// loses nothing.
+    async fn next(&mut self) -> Option<OutputChunk>;
+}
+
+/// The streams of a process: any bytes, either direction ends alone.
+pub struct ProcessStreams {
+    /// Its standard input; `shutdown` is its end.
+    pub stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    /// Its standard output and error.
+    pub output: Box<dyn ProcessOutput>,
+}
+
+/// Where a process in a container stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessState {
+    /// It runs.
+    Running {
+        /// Its process identifier on the engine's host, if told.
+        host_pid: Option<i32>,
+    },
+    /// It ended; 128+n after signal n.
+    Exited(u32),
+}
+
+/// A process whose terminal can be resized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Process {
+    /// Process 1 of a container, by the container's identifier.
+    First(String),
+    /// An exec, by its identifier.
+    Exec(String),
+}
+
+/// How a path of a container differs from its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// The file, or something in the directory, was modified.
+    Modified,
+    /// It is new.
+    Added,
+    /// It is gone.
+    Deleted,
+}
+
+/// One difference between a container and its image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Absolute path.
+    pub path: String,
+    /// What happened to it.
+    pub kind: ChangeKind,
+}
+
+/// A container in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerSummary {
+    /// Identifier.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Why an engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Nothing answers.
+    #[error(
+        "no container engine answers (tried {}); start Docker or Podman, or set engine.socket",
+        tried.join(", ")
+    )]
+    Unavailable {
+        /// Each socket that was tried, with the reason.
+        tried: Vec<String>,
+    },
+    /// There is no such image or container, or file in it.
+    #[error("{operation} {object}: not found")]
+    NotFound {
+        /// What was asked.
+        operation: &'static str,
+        /// Of what.
+        object: String,
+    },
+    /// The engine refused, with its own words.
+    #[error("{operation} {object}: {reason}")]
+    Refused {
+        /// What was asked.
+        operation: &'static str,
+        /// Of what.
+        object: String,
+        /// The engine's message.
+        reason: String,
+    },
+    /// No answer in time.
+    #[error("{operation} {object}: no answer within {} s", waited.as_secs())]
+    TimedOut {
+        /// What was asked.
+        operation: &'static str,
+        /// Of what.
+        object: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The connection broke or something that is not the protocol came.
+    #[error("{operation} {object}: {reason}")]
+    Protocol {
+        /// What was asked.
+        operation: &'static str,
+        /// Of what.
+        object: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl EngineError {
+    /// Whether the object that was asked about does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+}
+
+/// Runs containers. Every call has a deadline of its own; none of them needs another to be dropped.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Who answers.
+    async fn info(&self) -> Result<EngineInfo, EngineError>;
+
+    /// The references of all images, as the engine knows them.
+    async fn image_references(&self) -> Result<Vec<String>, EngineError>;
+    /// An image, by reference or identifier.
+    async fn image(&self, reference: &str) -> Result<ImageDetails, EngineError>;
+
+    /// Makes a container, without starting it.
+    async fn create(&self, spec: &ContainerSpec) -> Result<String, EngineError>;
+    /// A file of a container, `None` when there is none; links are followed.
+    async fn stat(&self, container: &str, path: &str) -> Result<Option<FileStat>, EngineError>;
+    /// The content of a regular file of a container, refused past `limit` bytes; links are
+    /// followed.
+    async fn read_file(
+        &self,
+        container: &str,
+        path: &str,
+        limit: usize,
+    ) -> Result<Vec<u8>, EngineError>;
+    /// Connects to process 1; may come before [`Engine::start`], so that nothing is missed.
+    async fn attach(&self, container: &str, tty: bool) -> Result<ProcessStreams, EngineError>;
+    /// Starts process 1.
+    async fn start(&self, container: &str) -> Result<(), EngineError>;
+    /// Prepares a program to run beside process 1.
+    async fn create_exec(&self, container: &str, spec: &ExecSpec) -> Result<String, EngineError>;
+    /// Starts it, connected.
+    async fn start_exec(&self, exec: &str, tty: bool) -> Result<ProcessStreams, EngineError>;
+    /// Where it stands.
+    async fn exec_state(&self, exec: &str) -> Result<ProcessState, EngineError>;
+    /// Sets the size of a terminal.
+    async fn resize(&self, process: &Process, size: WindowSize) -> Result<(), EngineError>;
+    /// Where process 1 stands.
+    async fn state(&self, container: &str) -> Result<ProcessState, EngineError>;
+    /// Waits for the end of process 1, for as long as it takes.
+    async fn wait(&self, container: &str) -> Result<u32, EngineError>;
+    /// Whether a signal was sent to a container through the engine since it was created.
+    async fn was_killed(&self, container: &str) -> Result<bool, EngineError>;
+    /// Asks process 1 to end, and kills it when it has not within `grace`.
+    async fn stop(&self, container: &str, grace: Duration) -> Result<(), EngineError>;
+    /// Sends a signal, by its name without "SIG", to process 1.
+    async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError>;
+    /// Removes a container, also a running one. One that does not exist is removed already.
+    async fn remove(&self, container: &str) -> Result<(), EngineError>;
+    /// How the files of a container differ from those of its image.
+    async fn diff(&self, container: &str) -> Result<Vec<Change>, EngineError>;
+    /// Makes an image of the container's files and of the configuration (labels, command,
+    /// environment and so on) of the image `base`, and gives it the name `reference`. An image
+    /// that had this name loses the name only when the new one is complete.
+    async fn commit(
+        &self,
+        container: &str,
+        base: &str,
+        reference: &str,
+    ) -> Result<String, EngineError>;
+    /// All containers, running or not, that carry a label.
+    async fn containers(
+        &self,
+        label: &str,
+        value: &str,
+    ) -> Result<Vec<ContainerSummary>, EngineError>;
+}

@@ -1,0 +1,123 @@
+//! What can go wrong with an image.
+
+use crate::backend::image::engine::EngineError;
+
+/// Why an image target failed: one line each, with what to try.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No engine answers.
+    #[error("images are not available: {0}")]
+    EngineUnavailable(#[source] EngineError),
+    /// The engine answered, but not as hoped.
+    #[error("container engine: {0}")]
+    Engine(#[source] EngineError),
+    /// There is no such image.
+    #[error("no image named {name}{}", did_you_mean(similar))]
+    UnknownImage {
+        /// As asked for.
+        name: String,
+        /// The closest existing names, best first.
+        similar: Vec<String>,
+    },
+    /// Several owners have an image of this name.
+    #[error("image {name} exists more than once; say which: {}", candidates.join(", "))]
+    AmbiguousImage {
+        /// As asked for.
+        name: String,
+        /// What to ask for instead.
+        candidates: Vec<String>,
+    },
+    /// The alias that leads to the image is wrong.
+    #[error("{0}; ask the administrator")]
+    BadAlias(String),
+    /// Nothing in the image can run a command.
+    #[error(
+        "image {image} has no /bin/bash or /bin/sh, so no shell can run in it; add one to it with walt image cp or walt image build"
+    )]
+    NoShell {
+        /// Which.
+        image: String,
+    },
+    /// The host cannot run the image's programs.
+    #[error(
+        "image {image} is for {architecture} and this host ({host}) has no emulator for it; install the package qemu-user-static (Debian) on the host"
+    )]
+    NoEmulator {
+        /// Which.
+        image: String,
+        /// The CPU that it is for.
+        architecture: String,
+        /// The CPU of the host.
+        host: String,
+    },
+    /// The account's limit is reached.
+    #[error(
+        "account {account} has {limit} containers already, which is the limit; end another image session first"
+    )]
+    TooManyContainers {
+        /// Whose.
+        account: String,
+        /// `max_containers_per_account`
+        limit: usize,
+    },
+    /// A container ended under its session.
+    #[error("the container of image {image} is gone: {reason}")]
+    ContainerDied {
+        /// Of which image.
+        image: String,
+        /// What is known about it.
+        reason: String,
+    },
+    /// The engine could not make the new image.
+    #[error("image {image} was not saved: {source}")]
+    CommitFailed {
+        /// What it should have been named.
+        image: String,
+        /// Why.
+        source: EngineError,
+    },
+    /// The name to save under belongs to another image.
+    #[error("image {image} exists already; choose another name")]
+    NameTaken {
+        /// Which.
+        image: String,
+    },
+    /// Somebody saved another version of the image in the meantime.
+    #[error(
+        "image {image} was changed by somebody else since this session began, so it is not overwritten; do the change again on the new version, or save it under another name in a shell"
+    )]
+    BaseChanged {
+        /// Which.
+        image: String,
+    },
+    /// The connection is closing.
+    #[error("the connection is closing")]
+    Closing,
+    /// The gateway's own files.
+    #[error("{operation} {path}: {source}")]
+    State {
+        /// What was done.
+        operation: &'static str,
+        /// To which file.
+        path: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl From<EngineError> for ImageError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Unavailable { .. } => Self::EngineUnavailable(error),
+            error => Self::Engine(error),
+        }
+    }
+}
+
+fn did_you_mean(similar: &[String]) -> String {
+    if similar.is_empty() {
+        "; walt image show lists the images".to_owned()
+    } else {
+        format!("; did you mean {}?", similar.join(" or "))
+    }
+}

@@ -1,0 +1,636 @@
+//! Image targets against a real container engine.
+//!
+//! The engine's socket is taken from `WALTGATE_TEST_DOCKER`, else Docker's usual one is used.
+
+mod support_engine;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use support_engine::*;
+use waltgate::backend::image::ImageError;
+use waltgate::backend::{
+    BackendError, ExitStatus, Program, SessionEnd, SessionRequest, WindowSize,
+};
+use waltgate::config::OnCommandSuccess;
+
+const OK: Option<ExitStatus> = Some(ExitStatus::Code(0));
+
+#[tokio::test]
+async fn a_shell_is_process_1_on_a_terminal_of_the_clients_size() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &[]);
+    let mut session = attachment.start(&shell(), &mut console).await.unwrap();
+    assert_eq!(
+        console.seen,
+        ["Note: this is a limited virtual environment (with just the shell process).", ""]
+    );
+    let prompt = read_until(&mut session, "# ").await;
+    assert!(!prompt.starts_with("\r\n"), "{prompt:?}");
+    let script = "stty size; echo me=$$ $(hostname) $PWD $TERM $LANG $COLOUR; cat /proc/cpuinfo; echo 'do''ne'\n";
+    session.stdin.write(Bytes::from_static(script.as_bytes())).await.unwrap();
+    let seen = read_until(&mut session, "done").await;
+    assert!(seen.contains("37 91\r\n"), "{seen}");
+    assert!(seen.contains("me=1 image-shell /root xterm-256color C.UTF-8 blue\r\n"), "{seen}");
+    assert!(seen.contains("processor : made up\r\n"), "{seen}");
+
+    let size = WindowSize { columns: 132, rows: 50, ..WindowSize::default() };
+    session.control.window_change(size).await.unwrap();
+    session.stdin.write(Bytes::from_static(b"stty size; exit 3\n")).await.unwrap();
+    let outcome = drain(&mut session).await;
+    assert!(outcome.text().contains("50 132\r\n"), "{}", outcome.text());
+    assert_eq!(outcome.exit, Some(ExitStatus::Code(3)));
+    attachment.finish(&shell(), &outcome.end(), &mut console).await.unwrap();
+    assert!(console.text().ends_with("Image pc was not changed: nothing to save."));
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn ctrl_c_interrupts_the_program_and_not_the_shell() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &[]);
+    let mut session = attachment.start(&shell(), &mut console).await.unwrap();
+    session.stdin.write(Bytes::from_static(b"echo go''ing; sleep 1000\n")).await.unwrap();
+    read_until(&mut session, "going").await;
+    session.stdin.write(Bytes::from_static(b"\x03")).await.unwrap();
+    session.stdin.write(Bytes::from_static(b"exit 4\n")).await.unwrap();
+    assert_eq!(drain(&mut session).await.exit, Some(ExitStatus::Code(4)));
+    attachment.close().await;
+}
+
+#[tokio::test]
+async fn a_command_has_separate_streams_an_exit_code_and_an_end_of_input() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let (outcome, console, finished) =
+        run(&attachment, &command("cat; echo oops >&2; exit 7"), "some input", &[]).await;
+    assert_eq!(outcome.stdout, b"some input");
+    assert_eq!(outcome.stderr, b"oops\n");
+    assert_eq!(outcome.exit, Some(ExitStatus::Code(7)));
+    assert_eq!(finished, Ok(()));
+    assert_eq!(console.text(), "", "nothing is said about a command that changed nothing");
+
+    let (outcome, ..) = run(&attachment, &command("kill -TERM $$"), "", &[]).await;
+    assert_eq!(outcome.exit, Some(ExitStatus::Code(143)));
+    assert_eq!(bench.containers().len(), 1, "an unchanged container waits for more");
+    attachment.close().await;
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn a_shell_without_a_terminal_reads_its_script_from_the_client() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let request = SessionRequest::new(Program::Shell);
+    let (outcome, console, _) = run(&attachment, &request, "echo $((6*7))\nexit 5\n", &[]).await;
+    assert_eq!(outcome.stdout, b"42\n");
+    assert_eq!(outcome.exit, Some(ExitStatus::Code(5)));
+    assert_eq!(console.text(), "");
+    attachment.close().await;
+}
+
+#[tokio::test]
+async fn all_byte_values_pass_both_ways_without_a_terminal() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(false, &[]);
+    let request = command("cat");
+    let mut session = attachment.start(&request, &mut console).await.unwrap();
+    let bytes: Vec<u8> = (0..=255).cycle().take(256 * 40).collect();
+    session.stdin.write(Bytes::from(bytes.clone())).await.unwrap();
+    session.stdin.eof().await.unwrap();
+    let outcome = drain(&mut session).await;
+    assert_eq!(outcome.stdout, bytes);
+    attachment.close().await;
+}
+
+#[tokio::test]
+async fn all_byte_values_pass_both_ways_on_a_raw_terminal() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    // First as process 1, then beside it.
+    for request in [shell(), SessionRequest { pty: Some(pty()), ..command("sh") }] {
+        let mut console = FakeConsole::new(true, &[]);
+        let mut session = attachment.start(&request, &mut console).await.unwrap();
+        let line = b"stty raw -echo; printf 'ready'; dd bs=1 count=512 2>/dev/null; exit 0\n";
+        session.stdin.write(Bytes::from_static(line)).await.unwrap();
+        read_until(&mut session, "0\r\n").await;
+        read_until(&mut session, "ready").await;
+        let bytes: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
+        session.stdin.write(Bytes::from(bytes.clone())).await.unwrap();
+        let outcome = drain(&mut session).await;
+        assert_eq!(outcome.stdout, bytes);
+        assert_eq!(outcome.exit, OK);
+        attachment.finish(&request, &outcome.end(), &mut console).await.unwrap();
+    }
+    attachment.close().await;
+}
+
+#[tokio::test]
+async fn a_terminal_whose_output_begins_like_a_frame_header_is_read_as_it_is() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let request = SessionRequest {
+        pty: Some(pty()),
+        ..command(
+            "printf '\\000\\001\\002'; sleep 1; printf '\\001\\000\\000\\000\\000\\000\\000\\001x'",
+        )
+    };
+    let (outcome, ..) = run(&attachment, &request, "", &[]).await;
+    assert_eq!(outcome.stdout, b"\x00\x01\x02\x01\0\0\0\0\0\0\x01x");
+    attachment.close().await;
+}
+
+#[tokio::test]
+async fn large_output_is_complete() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let request = command("dd if=/dev/zero bs=65536 count=320 2>/dev/null; echo e >&2");
+    let (outcome, ..) = run(&attachment, &request, "", &[]).await;
+    assert_eq!(outcome.stdout.len(), 20 << 20);
+    assert_eq!(outcome.stderr, b"e\n");
+    assert_eq!(outcome.exit, OK);
+    attachment.close().await;
+}
+
+#[tokio::test]
+async fn a_signal_reaches_the_command() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(false, &[]);
+    let request = command("trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 1; done");
+    let mut session = attachment.start(&request, &mut console).await.unwrap();
+    read_until(&mut session, "ready").await;
+    session.control.signal("TERM").await.unwrap();
+    let outcome = drain(&mut session).await;
+    assert_eq!(outcome.stdout, b"caught\n");
+    assert_eq!(outcome.exit, Some(ExitStatus::Code(9)));
+    attachment.close().await;
+}
+
+#[tokio::test]
+async fn subsystems_are_refused_in_words() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let request = SessionRequest::new(Program::Subsystem("sftp".to_owned()));
+    let error = start_error(&attachment, &request).await;
+    assert!(error.to_string().contains("not supported for images in this version"), "{error}");
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn an_operating_system_is_started_and_shut_down() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Os);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &["booted"]);
+    let mut session = attachment.start(&shell(), &mut console).await.unwrap();
+    assert_eq!(console.seen, ["Note: the OS was started in a virtual environment.", ""]);
+    session
+        .stdin
+        .write(Bytes::from_static(
+            b"cat /proc/1/comm; stty size; until [ -e /etc/booted ]; do sleep 1; done; exit\n",
+        ))
+        .await
+        .unwrap();
+    let outcome = drain(&mut session).await;
+    assert!(outcome.text().contains("init\r\n"), "{}", outcome.text());
+    assert!(outcome.text().contains("37 91\r\n"), "{}", outcome.text());
+    attachment.finish(&shell(), &outcome.end(), &mut console).await.unwrap();
+    assert!(console.text().ends_with("New image booted saved."), "{}", console.text());
+    assert!(!console.text().contains("Warning"), "{}", console.text());
+    assert_eq!(bench.file("booted", "/etc/shut-down").as_deref(), Some(""));
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn enter_and_a_confirmation_overwrite_the_image() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    *bench.listener.nodes.lock().unwrap() = vec!["rpi1".to_owned(), "rpi2".to_owned()];
+    let attachment = bench.attach("pc");
+    let (_, console, finished) =
+        run(&attachment, &shell(), "echo new > /root/file; exit\n", &["", "n", "", "y"]).await;
+    assert_eq!(finished, Ok(()));
+    let text = console.text();
+    assert!(text.contains("new image name"), "{text}");
+    assert!(text.contains("2 nodes boot it (rpi1, rpi2)"), "{text}");
+    assert!(text.contains("Image pc updated."), "{text}");
+    assert!(text.contains("walt node reboot rpi1,rpi2"), "{text}");
+    assert_eq!(bench.file("pc", "/root/file").as_deref(), Some("new\n"));
+    assert_eq!(bench.listener.told.load(Ordering::SeqCst), 1);
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn a_save_changes_files_only() {
+    let bench = Bench::new();
+    let reference = bench.image("pc", Kind::Limited);
+    let config = || {
+        docker(&[
+            "image",
+            "inspect",
+            "-f",
+            "{{json .Config}} {{.Architecture}} {{.Os}}",
+            &reference,
+        ])
+    };
+    let before = config();
+    assert!(before.contains("walt.node.models") && before.contains("COLOUR=blue"), "{before}");
+    for (request, input, answers) in [
+        (shell(), "rm /etc/motd; touch /root/a; exit\n", &["", "y"][..]),
+        (command("touch /root/b"), "", &[]),
+    ] {
+        let attachment = bench.attach("pc");
+        let (_, console, finished) = run(&attachment, &request, input, answers).await;
+        assert_eq!(finished, Ok(()));
+        assert!(console.text().contains("Image pc updated."), "{}", console.text());
+        attachment.close().await;
+    }
+    assert_eq!(config(), before);
+    assert_eq!(bench.file("pc", "/etc/motd"), None);
+    assert_eq!(bench.file("pc", "/root/a").as_deref(), Some(""));
+    assert_eq!(bench.file("pc", "/root/b").as_deref(), Some(""));
+}
+
+#[tokio::test]
+async fn a_new_name_is_asked_again_until_it_can_be_used() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    bench.image("taken", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let answers = ["Not Valid", "default", "taken", "fresh"];
+    let (_, console, finished) =
+        run(&attachment, &shell(), "touch /root/file; exit\n", &answers).await;
+    assert_eq!(finished, Ok(()));
+    let text = console.text();
+    assert!(text.contains("\"Not Valid\" is not a valid image name"), "{text}");
+    assert!(text.contains("\"default\" is a reserved name."), "{text}");
+    assert!(text.contains("Image taken exists already; choose another name."), "{text}");
+    assert!(text.ends_with("New image fresh saved."), "{text}");
+    assert_eq!(bench.file("fresh", "/root/file").as_deref(), Some(""));
+    assert_eq!(bench.file("pc", "/root/file"), None);
+}
+
+#[tokio::test]
+async fn ctrl_c_or_a_lost_client_saves_nothing() {
+    for answers in [&["^C"][..], &["", "^C"], &[]] {
+        let bench = Bench::new();
+        bench.image("pc", Kind::Limited);
+        let attachment = bench.attach("pc");
+        let (_, console, finished) =
+            run(&attachment, &shell(), "touch /root/file; exit\n", answers).await;
+        assert_eq!(finished, Ok(()));
+        assert!(console.text().ends_with("Image pc was not saved."), "{}", console.text());
+        assert_eq!(bench.file("pc", "/root/file"), None);
+        assert!(bench.containers().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_image_changed_by_somebody_else_is_not_overwritten() {
+    let bench = Bench::new();
+    let reference = bench.image("pc", Kind::Limited);
+    let (first, second) = (bench.attach("pc"), bench.attach("pc"));
+    let mut console = FakeConsole::new(true, &["", "mine"]);
+    let mut session = first.start(&shell(), &mut console).await.unwrap();
+    session.stdin.write(Bytes::from_static(b"touch /root/first; exit\n")).await.unwrap();
+    let outcome = drain(&mut session).await;
+
+    let (_, _, finished) = run(&second, &command("touch /root/second"), "", &[]).await;
+    assert_eq!(finished, Ok(()));
+    let saved = docker(&["image", "inspect", "-f", "{{.Id}}", &reference]);
+
+    first.finish(&shell(), &outcome.end(), &mut console).await.unwrap();
+    assert!(console.text().contains("was changed by somebody else"), "{}", console.text());
+    assert!(console.text().ends_with("New image mine saved."), "{}", console.text());
+    assert_eq!(docker(&["image", "inspect", "-f", "{{.Id}}", &reference]), saved);
+    assert_eq!(bench.file("mine", "/root/first").as_deref(), Some(""));
+    first.close().await;
+    second.close().await;
+}
+
+#[tokio::test]
+async fn somebody_elses_image_is_cloned_by_the_save() {
+    let (bench, owner) = (Bench::new(), Bench::new());
+    owner.image("pc", Kind::Limited);
+    let attachment = bench.attach_of(owner.account.as_str(), "pc");
+    let (_, console, finished) =
+        run(&attachment, &shell(), "echo mine > /root/file; exit\n", &["", "y"]).await;
+    assert_eq!(finished, Ok(()));
+    let text = console.text();
+    assert!(text.contains(&format!("{}/pc is not yours", owner.account)), "{text}");
+    assert!(text.ends_with("Image pc updated."), "{text}");
+    assert_eq!(bench.file("pc", "/root/file").as_deref(), Some("mine\n"));
+    assert_eq!(owner.file("pc", "/root/file"), None);
+
+    // Now that a copy exists, the original's name leads to it no more.
+    let attachment = bench.attach_of(owner.account.as_str(), "pc");
+    let (_, _, finished) = run(&attachment, &command("touch /root/x"), "", &[]).await;
+    assert_eq!(finished, Err("image pc exists already; choose another name".to_owned()));
+    assert_eq!(bench.file("pc", "/root/x"), None);
+}
+
+#[tokio::test]
+async fn a_command_that_succeeds_is_saved_and_one_that_fails_is_not() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let (outcome, console, finished) =
+        run(&attachment, &command("touch /root/bad; exit 6"), "", &[]).await;
+    assert_eq!(outcome.exit, Some(ExitStatus::Code(6)));
+    assert_eq!(finished, Ok(()));
+    assert_eq!(
+        console.seen,
+        ["Image pc was not saved: the command failed, its changes are discarded."]
+    );
+    let (_, console, finished) = run(&attachment, &command("touch /root/good"), "", &[]).await;
+    assert_eq!(finished, Ok(()));
+    assert_eq!(console.seen, ["Image pc updated."]);
+    // The next command sees what was saved, and nothing else.
+    let (outcome, console, _) = run(&attachment, &command("ls /root"), "", &[]).await;
+    assert_eq!(outcome.stdout, b"good\n");
+    assert_eq!(console.text(), "");
+    attachment.close().await;
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn commands_are_not_saved_where_the_configuration_says_so() {
+    let bench = Bench::with(|defaults| defaults.on_command_success = OnCommandSuccess::Discard);
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let (_, console, finished) = run(&attachment, &command("touch /root/file"), "", &[]).await;
+    assert_eq!(finished, Ok(()));
+    assert!(console.text().contains("was not saved"), "{}", console.text());
+    assert_eq!(bench.file("pc", "/root/file"), None);
+    attachment.close().await;
+}
+
+#[tokio::test]
+async fn a_walt_server_that_cannot_be_told_is_a_warning() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    *bench.listener.failure.lock().unwrap() = Some("connection refused".to_owned());
+    let attachment = bench.attach("pc");
+    let (_, console, finished) = run(&attachment, &command("touch /root/file"), "", &[]).await;
+    assert_eq!(finished, Ok(()));
+    assert_eq!(console.seen[0], "Image pc updated.");
+    assert!(console.seen[1].contains("connection refused"), "{}", console.text());
+    attachment.close().await;
+}
+
+#[tokio::test]
+async fn sessions_of_a_connection_share_a_container_that_is_saved_once() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let waits = command("touch /root/one; echo ready; read -r line; echo $line");
+    let mut console = FakeConsole::new(false, &[]);
+    let mut first = attachment.start(&waits, &mut console).await.unwrap();
+    read_until(&mut first, "ready").await;
+
+    let (outcome, other, finished) =
+        run(&attachment, &command("ls /root; touch /root/two"), "", &[]).await;
+    assert_eq!(outcome.stdout, b"one\n");
+    assert_eq!(finished, Ok(()));
+    assert_eq!(other.text(), "", "not the last one: nothing is saved yet");
+    assert_eq!(bench.containers().len(), 1);
+
+    // A shell beside them ends earlier: its answer stands for all.
+    let (_, asked, finished) =
+        run(&attachment, &shell(), "touch /root/three; exit\n", &["ours"]).await;
+    assert_eq!(finished, Ok(()));
+    assert!(asked.text().contains("is saved when the last of them ends"), "{}", asked.text());
+    assert_eq!(bench.file("ours", "/root/one"), None);
+
+    first.stdin.write(Bytes::from_static(b"bye\n")).await.unwrap();
+    let outcome = drain(&mut first).await;
+    assert_eq!(outcome.stdout, b"bye\n");
+    attachment.finish(&waits, &outcome.end(), &mut console).await.unwrap();
+    assert_eq!(console.seen, ["New image ours saved."]);
+    for file in ["/root/one", "/root/two", "/root/three"] {
+        assert_eq!(bench.file("ours", file).as_deref(), Some(""));
+    }
+    assert_eq!(bench.file("pc", "/root/one"), None);
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn sessions_beside_a_first_shell_end_with_it() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &["^C"]);
+    let mut first = attachment.start(&shell(), &mut console).await.unwrap();
+    let beside = command("echo ready; sleep 1000");
+    let mut other_console = FakeConsole::new(false, &[]);
+    let mut other = attachment.start(&beside, &mut other_console).await.unwrap();
+    read_until(&mut other, "ready").await;
+    first.stdin.write(Bytes::from_static(b"touch /root/x; exit\n")).await.unwrap();
+    let ended = drain(&mut first).await;
+    assert_eq!(ended.exit, OK);
+    let lost = drain(&mut other).await;
+    assert_eq!(lost.exit, None);
+    let error = attachment.finish(&beside, &lost.end(), &mut other_console).await.unwrap_err();
+    assert!(error.to_string().contains("its first shell has ended"), "{error}");
+    attachment.finish(&shell(), &ended.end(), &mut console).await.unwrap();
+    assert!(console.text().ends_with("Image pc was not saved."), "{}", console.text());
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn a_container_killed_from_outside_loses_the_session() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    for request in [shell(), command("echo ready; sleep 1000")] {
+        let attachment = bench.attach("pc");
+        let mut console = FakeConsole::new(request.pty.is_some(), &[]);
+        let mut session = attachment.start(&request, &mut console).await.unwrap();
+        if request.pty.is_some() {
+            read_until(&mut session, "# ").await;
+        } else {
+            read_until(&mut session, "ready").await;
+        }
+        docker(&["kill", &bench.containers()[0]]);
+        let outcome = drain(&mut session).await;
+        assert_eq!(outcome.exit, None);
+        let error =
+            attachment.finish(&request, &SessionEnd::BackendLost, &mut console).await.unwrap_err();
+        assert!(error.to_string().contains("the container of image pc is gone"), "{error}");
+        assert!(bench.containers().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn changes_survive_the_death_of_an_interactive_container() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &["rescued"]);
+    let mut session = attachment.start(&shell(), &mut console).await.unwrap();
+    session.stdin.write(Bytes::from_static(b"touch /root/x; echo do''ne\n")).await.unwrap();
+    read_until(&mut session, "done").await;
+    docker(&["kill", &bench.containers()[0]]);
+    assert_eq!(drain(&mut session).await.exit, None);
+    attachment.finish(&shell(), &SessionEnd::BackendLost, &mut console).await.unwrap();
+    assert!(console.text().ends_with("New image rescued saved."), "{}", console.text());
+    assert_eq!(bench.file("rescued", "/root/x").as_deref(), Some(""));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_container_with_it() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &[]);
+    let mut session = attachment.start(&shell(), &mut console).await.unwrap();
+    session.stdin.write(Bytes::from_static(b"touch /root/x; echo do''ne\n")).await.unwrap();
+    read_until(&mut session, "done").await;
+    session.control.hang_up().await;
+    drain(&mut session).await;
+    attachment.finish(&shell(), &SessionEnd::ClientGone, &mut console).await.unwrap();
+    assert!(bench.containers().is_empty());
+    assert_eq!(bench.file("pc", "/root/x"), None);
+}
+
+#[tokio::test]
+async fn close_removes_a_running_container_and_one_that_is_just_being_made() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let running = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &[]);
+    running.start(&shell(), &mut console).await.unwrap();
+    assert_eq!(bench.containers().len(), 1);
+    running.close().await;
+    running.close().await;
+    assert!(bench.containers().is_empty());
+
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &[]);
+    console.leave.notify_one();
+    let error = attachment.start(&shell(), &mut console).await.err().unwrap();
+    assert!(matches!(error, BackendError::Interrupted), "{error}");
+    attachment.close().await;
+    let error = start_error(&attachment, &shell()).await;
+    assert!(matches!(error, BackendError::Image(ImageError::Closing)), "{error}");
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn an_account_has_a_limited_number_of_containers() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachments: Vec<_> = (0..3).map(|_| bench.attach("pc")).collect();
+    for attachment in &attachments[..2] {
+        let (outcome, ..) = run(attachment, &command("true"), "", &[]).await;
+        assert_eq!(outcome.exit, OK);
+    }
+    let error = start_error(&attachments[2], &command("true")).await;
+    assert!(error.to_string().contains("has 2 containers already"), "{error}");
+    attachments[0].close().await;
+    let (outcome, ..) = run(&attachments[2], &command("true"), "", &[]).await;
+    assert_eq!(outcome.exit, OK);
+    for attachment in attachments {
+        attachment.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_image_without_a_shell_and_an_unknown_image_are_refused() {
+    let bench = Bench::new();
+    bench.image("empty", Kind::NoShell);
+    let error = start_error(&bench.attach("empty"), &shell()).await;
+    assert!(error.to_string().contains("no /bin/bash or /bin/sh"), "{error}");
+    let error = start_error(&bench.attach("nothing"), &shell()).await;
+    assert!(error.to_string().contains("no image named nothing"), "{error}");
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn a_missing_engine_is_reported_and_found_when_it_comes() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("engine.sock");
+    let backend = backend(path.clone(), bench.state.path(), &defaults(), &bench.listener);
+    let error = backend.check().await.unwrap_err();
+    assert!(matches!(error, ImageError::EngineUnavailable(_)), "{error}");
+    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    let attachment = attach(&backend, &bench.account, None, "pc");
+    let error = start_error(&attachment, &shell()).await;
+    assert!(matches!(error, BackendError::Image(ImageError::EngineUnavailable(_))), "{error}");
+    // The engine comes up.
+    std::os::unix::fs::symlink(socket(), &path).unwrap();
+    let (outcome, ..) = run(&attachment, &command("echo here"), "", &[]).await;
+    assert_eq!(outcome.stdout, b"here\n");
+    // It goes, and comes again.
+    std::fs::remove_file(&path).unwrap();
+    let error = backend.check().await.unwrap_err();
+    assert!(matches!(error, ImageError::EngineUnavailable(_)), "{error}");
+    std::os::unix::fs::symlink(socket(), &path).unwrap();
+    assert!(backend.check().await.is_ok());
+    attachment.close().await;
+}
+
+#[tokio::test]
+async fn only_containers_of_dead_runs_are_reaped() {
+    let (bench, other) = (Bench::new(), Bench::new());
+    bench.image("pc", Kind::Limited);
+    other.image("pc", Kind::Limited);
+    let (attachment, others) = (bench.attach("pc"), other.attach("pc"));
+    let mut console = FakeConsole::new(false, &[]);
+    let request = command("sleep 1000");
+    let _session = attachment.start(&request, &mut console).await.unwrap();
+    let _other_session = others.start(&request, &mut console).await.unwrap();
+
+    let restarted = bench.restarted();
+    assert_eq!(restarted.reap().await.unwrap(), 0, "the first run is alive");
+    assert_eq!(bench.containers().len(), 1);
+
+    // What a killed run leaves: a container whose run nobody holds a lock for.
+    let gateway = std::fs::read_to_string(bench.state.path().join("gateway-id")).unwrap();
+    let leftover = docker(&[
+        "create",
+        "--name",
+        &format!("waltgate-{:0>16}-0", std::process::id()),
+        "--label",
+        &format!("waltgate.gateway={}", gateway.trim()),
+        "--label",
+        &format!("waltgate.run={:0>16}", std::process::id()),
+        "--label",
+        &format!("waltgate.account={}", bench.account),
+        &format!("{}/pc", bench.account),
+    ]);
+    assert!(bench.containers().contains(&leftover));
+    assert_eq!(restarted.reap().await.unwrap(), 1);
+    assert!(!bench.containers().contains(&leftover));
+    assert_eq!(bench.containers().len(), 1);
+    assert_eq!(other.containers().len(), 1);
+    attachment.close().await;
+    others.close().await;
+}
+
+async fn start_error(
+    attachment: &Arc<dyn waltgate::backend::Attachment>,
+    request: &SessionRequest,
+) -> BackendError {
+    let mut console = FakeConsole::new(request.pty.is_some(), &[]);
+    match attachment.start(request, &mut console).await {
+        Ok(_) => panic!("the session started"),
+        Err(error) => error,
+    }
+}

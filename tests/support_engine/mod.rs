@@ -1,0 +1,474 @@
+//! A container engine to test against, images made for it, and a client's side of a session.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::Notify;
+use waltgate::auth::Identity;
+use waltgate::backend::image::{
+    BINFMT_MISC, ImageBackend, ImageError, ImageListener, ImageNames, ImageParts, ResolvedImage,
+    canonical_reference,
+};
+use waltgate::backend::{
+    Answer, Attachment, BackendSession, Caller, Console, ExitStatus, Interrupt, OutputEvent,
+    Program, PtyRequest, SessionEnd, SessionRequest, WindowSize,
+};
+use waltgate::config::{Engine, EngineKind, ImageDefaults, OnCommandSuccess};
+use waltgate::names::AccountName;
+use waltgate::target::ImageName;
+
+/// Nothing here takes this long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The engine's socket: `WALTGATE_TEST_DOCKER`, or Docker's own.
+pub fn socket() -> PathBuf {
+    std::env::var_os("WALTGATE_TEST_DOCKER")
+        .map_or_else(|| PathBuf::from("/var/run/docker.sock"), PathBuf::from)
+}
+
+/// Runs the docker client; panics when it fails.
+pub fn docker(args: &[&str]) -> String {
+    let output = Command::new("docker")
+        .arg("-H")
+        .arg(format!("unix://{}", socket().display()))
+        .args(args)
+        .output()
+        .expect("the docker client is installed");
+    assert!(
+        output.status.success(),
+        "docker {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// What a test image is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// busybox: a shell and nothing that boots.
+    Limited,
+    /// busybox with an init and WalT's two scripts.
+    Os,
+    /// One text file.
+    NoShell,
+}
+
+/// One gateway's image backend, with an account and images that only this test uses.
+pub struct Bench {
+    pub backend: ImageBackend,
+    pub state: Arc<tempfile::TempDir>,
+    pub account: AccountName,
+    pub listener: Arc<Listener>,
+    defaults: ImageDefaults,
+}
+
+#[derive(Default)]
+pub struct Listener {
+    pub nodes: Mutex<Vec<String>>,
+    pub told: AtomicUsize,
+    pub failure: Mutex<Option<String>>,
+}
+
+#[async_trait]
+impl ImageListener for Listener {
+    async fn images_changed(&self) -> Result<(), String> {
+        self.told.fetch_add(1, Ordering::SeqCst);
+        self.failure.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
+    fn nodes_running(&self, _fullname: &str) -> Vec<String> {
+        self.nodes.lock().unwrap().clone()
+    }
+}
+
+/// The account's own image, else the one of the owner that was named.
+struct Names;
+
+impl ImageNames for Names {
+    fn resolve(
+        &self,
+        name: &ImageName,
+        account: &AccountName,
+        available: &[String],
+    ) -> Result<ResolvedImage, ImageError> {
+        let owner = name.owner.as_ref().unwrap_or(account);
+        let fullname = format!("{owner}/{}:latest", name.name);
+        available
+            .iter()
+            .find(|reference| canonical_reference(reference) == fullname)
+            .map(|reference| ResolvedImage {
+                reference: reference.clone(),
+                fullname: fullname.clone(),
+            })
+            .ok_or_else(|| ImageError::UnknownImage {
+                name: name.name.to_string(),
+                similar: vec![],
+            })
+    }
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut ImageDefaults)) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let mut defaults = defaults();
+        change(&mut defaults);
+        let state = Arc::new(tempfile::tempdir().unwrap());
+        let listener = Arc::new(Listener::default());
+        Self {
+            backend: backend(socket(), state.path(), &defaults, &listener),
+            account: format!("t{}n{number}", std::process::id()).parse().unwrap(),
+            state,
+            listener,
+            defaults,
+        }
+    }
+
+    /// Another run of the same gateway.
+    pub fn restarted(&self) -> ImageBackend {
+        backend(socket(), self.state.path(), &self.defaults, &self.listener)
+    }
+
+    /// Makes an image of the account, `ACCOUNT/NAME`.
+    pub fn image(&self, name: &str, kind: Kind) -> String {
+        self.image_of(self.account.as_str(), name, kind)
+    }
+
+    pub fn image_of(&self, owner: &str, name: &str, kind: Kind) -> String {
+        let root = tempfile::tempdir().unwrap();
+        fill(root.path(), kind);
+        let reference = format!("{owner}/{name}:latest");
+        let mut tar = Command::new("tar")
+            .arg("-C")
+            .arg(root.path())
+            .args(["-c", "."])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let imported = Command::new("docker")
+            .arg("-H")
+            .arg(format!("unix://{}", socket().display()))
+            .args(["import", "-c", "LABEL walt.node.models=pc-x86-64"])
+            .args(["-c", "ENV COLOUR=blue", "-c", "CMD [\"/bin/true\",\"x\"]"])
+            .args(["-c", "WORKDIR /etc", "-c", "USER nobody"])
+            .args(["-", &reference])
+            .stdin(tar.stdout.take().unwrap())
+            .output()
+            .unwrap();
+        assert!(tar.wait().unwrap().success());
+        assert!(imported.status.success(), "{imported:?}");
+        reference
+    }
+
+    pub fn attach(&self, image: &str) -> Arc<dyn Attachment> {
+        attach(&self.backend, &self.account, None, image)
+    }
+
+    pub fn attach_of(&self, owner: &str, image: &str) -> Arc<dyn Attachment> {
+        attach(&self.backend, &self.account, Some(owner), image)
+    }
+
+    /// The containers of this test, running or not.
+    pub fn containers(&self) -> Vec<String> {
+        docker(&[
+            "ps",
+            "-aq",
+            "--no-trunc",
+            "--filter",
+            &format!("label=waltgate.account={}", self.account),
+        ])
+        .lines()
+        .map(str::to_owned)
+        .collect()
+    }
+
+    /// What a file of an image says, `None` when it is not there.
+    pub fn file(&self, image: &str, path: &str) -> Option<String> {
+        let reference = format!("{}/{image}", self.account);
+        let output = Command::new("docker")
+            .arg("-H")
+            .arg(format!("unix://{}", socket().display()))
+            .args(["run", "--rm", "--network=none", "--entrypoint=/bin/cat"])
+            .args([&reference, path])
+            .output()
+            .unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let references = docker(&[
+            "images",
+            "--format",
+            "{{.Repository}}:{{.Tag}}",
+            &format!("{}/*", self.account),
+        ]);
+        for reference in references.lines() {
+            docker(&["rmi", "-f", reference]);
+        }
+    }
+}
+
+pub fn defaults() -> ImageDefaults {
+    ImageDefaults {
+        hostname: "image-shell".to_owned(),
+        memory: None,
+        pids: None,
+        network: false,
+        keep_unsaved: Duration::ZERO,
+        on_command_success: OnCommandSuccess::Save,
+    }
+}
+
+/// A backend over any socket.
+pub fn backend(
+    socket: PathBuf,
+    state: &Path,
+    defaults: &ImageDefaults,
+    listener: &Arc<Listener>,
+) -> ImageBackend {
+    ImageBackend::new(ImageParts {
+        engine: Engine { kind: EngineKind::Docker, socket: Some(socket) },
+        defaults: defaults.clone(),
+        max_containers_per_account: 2,
+        state_dir: state.to_owned(),
+        binfmt_misc: PathBuf::from(BINFMT_MISC),
+        names: Arc::new(Names),
+        listener: Arc::clone(listener) as Arc<dyn ImageListener>,
+    })
+}
+
+pub fn attach(
+    backend: &ImageBackend,
+    account: &AccountName,
+    owner: Option<&str>,
+    image: &str,
+) -> Arc<dyn Attachment> {
+    let caller = Caller {
+        identity: Arc::new(Identity {
+            account: account.clone(),
+            restrictions: Default::default(),
+            method: "password".to_owned(),
+        }),
+        peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        connection: 1,
+    };
+    let name = ImageName {
+        owner: owner.map(|owner| owner.parse().unwrap()),
+        name: image.parse().unwrap(),
+        tag: None,
+    };
+    backend.attach(caller, name)
+}
+
+fn fill(root: &Path, kind: Kind) {
+    for directory in ["etc", "root", "bin", "sbin", "proc", "sys", "dev", "run", "tmp"] {
+        std::fs::create_dir(root.join(directory)).unwrap();
+    }
+    std::fs::write(root.join("etc/motd"), "hello\n").unwrap();
+    if kind == Kind::NoShell {
+        return;
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    let applets = Command::new("/bin/busybox").arg("--list").output().unwrap();
+    for applet in String::from_utf8(applets.stdout).unwrap().lines() {
+        if applet != "busybox" {
+            symlink("busybox", root.join("bin").join(applet)).unwrap();
+        }
+    }
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:99:99:nobody:/:/bin/sh\n",
+    )
+    .unwrap();
+    std::fs::write(root.join("etc/cpuinfo"), "processor : made up\n").unwrap();
+    if kind == Kind::Os {
+        symlink("../bin/busybox", root.join("sbin/init")).unwrap();
+        std::fs::write(
+            root.join("etc/inittab"),
+            "::sysinit:/bin/touch /etc/booted\n::restart:/bin/true\n",
+        )
+        .unwrap();
+        script(root, "bin/walt-image-shell-start", "exec /sbin/init");
+        // busybox init kills everything and runs its "restart" action, which here just ends.
+        script(root, "bin/walt-image-shell-shutdown", "touch /etc/shut-down; kill -QUIT 1");
+    }
+}
+
+fn script(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A client with answers prepared.
+pub struct FakeConsole {
+    pub terminal: bool,
+    pub answers: VecDeque<Answer>,
+    /// Everything that was said and asked, line by line.
+    pub seen: Vec<String>,
+    /// Notified: the client goes away.
+    pub leave: Arc<Notify>,
+}
+
+impl FakeConsole {
+    pub fn new(terminal: bool, answers: &[&str]) -> Self {
+        Self {
+            terminal,
+            answers: answers
+                .iter()
+                .map(|answer| match *answer {
+                    "^C" => Answer::Interrupted,
+                    line => Answer::Line(line.to_owned()),
+                })
+                .collect(),
+            seen: Vec::new(),
+            leave: Arc::default(),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        self.seen.join("\n")
+    }
+}
+
+#[async_trait]
+impl Console for FakeConsole {
+    fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    async fn say(&mut self, line: &str) {
+        self.seen.push(line.to_owned());
+    }
+
+    async fn status(&mut self, text: &str) {
+        self.seen.push(format!("status: {text}"));
+    }
+
+    async fn end_status(&mut self) {}
+
+    async fn interrupted(&mut self) -> Interrupt {
+        self.leave.notified().await;
+        Interrupt::Gone
+    }
+
+    async fn ask(&mut self, prompt: &str) -> Answer {
+        self.seen.push(prompt.to_owned());
+        self.answers.pop_front().unwrap_or(Answer::Gone)
+    }
+
+    fn discard_input(&mut self) {}
+}
+
+pub fn command(line: &str) -> SessionRequest {
+    SessionRequest {
+        pty: None,
+        ..SessionRequest::new(Program::Exec(Bytes::copy_from_slice(line.as_bytes())))
+    }
+}
+
+pub fn pty() -> PtyRequest {
+    PtyRequest {
+        term: "xterm-256color".to_owned(),
+        size: WindowSize { columns: 91, rows: 37, ..WindowSize::default() },
+        modes: vec![],
+    }
+}
+
+pub fn shell() -> SessionRequest {
+    SessionRequest {
+        pty: Some(pty()),
+        env: vec![("LANG".to_owned(), "C.UTF-8".to_owned())],
+        ..SessionRequest::new(Program::Shell)
+    }
+}
+
+/// What came out of a session.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub exit: Option<ExitStatus>,
+}
+
+impl Outcome {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    pub fn end(&self) -> SessionEnd {
+        self.exit.clone().map_or(SessionEnd::BackendLost, SessionEnd::Exited)
+    }
+}
+
+/// Reads a session to its end.
+pub async fn drain(session: &mut BackendSession) -> Outcome {
+    let mut outcome = Outcome::default();
+    let all = async {
+        while let Some(event) = session.output.next().await {
+            match event {
+                OutputEvent::Stdout(data) => outcome.stdout.extend_from_slice(&data),
+                OutputEvent::Stderr(data) => outcome.stderr.extend_from_slice(&data),
+                OutputEvent::Eof => {}
+                OutputEvent::Exit(status) => outcome.exit = Some(status),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("the session ends");
+    outcome
+}
+
+/// Reads a session until its standard output has ended in, or contains, `mark`.
+pub async fn read_until(session: &mut BackendSession, mark: &str) -> String {
+    let mut seen = Vec::new();
+    let found = async {
+        while !String::from_utf8_lossy(&seen).contains(mark) {
+            match session.output.next().await {
+                Some(OutputEvent::Stdout(data)) => seen.extend_from_slice(&data),
+                Some(_) => {}
+                None => panic!("ended before {mark:?}: {}", String::from_utf8_lossy(&seen)),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("the mark comes");
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+/// Runs a whole session with prepared input; returns what came out, what the console showed, and
+/// what `finish` said.
+pub async fn run(
+    attachment: &Arc<dyn Attachment>,
+    request: &SessionRequest,
+    input: &str,
+    answers: &[&str],
+) -> (Outcome, FakeConsole, Result<(), String>) {
+    let mut console = FakeConsole::new(request.pty.is_some(), answers);
+    let mut session = attachment.start(request, &mut console).await.unwrap();
+    if !input.is_empty() {
+        session.stdin.write(Bytes::copy_from_slice(input.as_bytes())).await.unwrap();
+    }
+    if request.pty.is_none() {
+        // A program that reads nothing may have ended already.
+        let _ = session.stdin.eof().await;
+    }
+    let outcome = drain(&mut session).await;
+    let finished = attachment
+        .finish(request, &outcome.end(), &mut console)
+        .await
+        .map_err(|error| error.to_string());
+    (outcome, console, finished)
+}
