@@ -71,28 +71,29 @@ impl Engine {
             .collect()
     }
 
-    /// An image of a name of its own, `waltplatform/NAME`, of a kind that `image.sh` knows.
-    pub(crate) fn image(&self, kind: &str) -> Image<'_> {
-        self.image_with(kind, &[])
+    /// An image of a name of its own, `OWNER/NAME`, of a kind that `image.sh` knows.
+    pub(crate) fn image(&self, owner: &str, kind: &str) -> Image<'_> {
+        self.image_with(owner, kind, &[])
     }
 
     /// The same, with Dockerfile instructions applied.
     #[track_caller]
-    pub(crate) fn image_with(&self, kind: &str, changes: &[&str]) -> Image<'_> {
+    pub(crate) fn image_with(&self, owner: &str, kind: &str, changes: &[&str]) -> Image<'_> {
         static CALLS: AtomicU32 = AtomicU32::new(0);
         let call = CALLS.fetch_add(1, Ordering::Relaxed);
         let name = format!("{kind}-{}-{call}", std::process::id());
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo/image.sh");
+        let reference = format!("{owner}/{name}");
         // A label of its own makes the image a different one from other tests'.
         let label = format!("LABEL waltgate.test={name}");
         run_tool(
             Command::new("sh")
-                .args([script, kind, &format!("waltplatform/{name}"), &label])
+                .args([script, kind, &reference, &label])
                 .args(changes)
                 .env("DOCKER_HOST", self.endpoint()),
         );
-        let format = ["image", "inspect", "--format", "{{.Id}}"];
-        let id = self.docker(&[&format[..], &[&format!("waltplatform/{name}")]].concat());
+
+        let id = self.docker(&["image", "inspect", "--format", "{{.Id}}", &reference]);
         Image {
             engine: self,
             name,

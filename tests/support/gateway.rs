@@ -23,6 +23,7 @@ pub(crate) struct GatewaySetup<'a> {
     testbed: &'a Testbed,
     auth: String,
     node_defaults: String,
+    limits: String,
     tables: String,
 }
 
@@ -38,6 +39,7 @@ impl<'a> GatewaySetup<'a> {
                 testbed.path("identity"),
                 testbed.path("known_hosts"),
             ),
+            limits: String::new(),
             tables: String::new(),
         }
     }
@@ -45,6 +47,12 @@ impl<'a> GatewaySetup<'a> {
     /// The lines of `[auth]`, instead of the default ones.
     pub(crate) fn auth(mut self, lines: &str) -> Self {
         lines.clone_into(&mut self.auth);
+        self
+    }
+
+    /// The lines of `[limits]`.
+    pub(crate) fn limits(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.limits);
         self
     }
 
@@ -99,9 +107,10 @@ impl<'a> GatewaySetup<'a> {
     pub(crate) fn write(&self, listen: &str) -> PathBuf {
         let toml = format!(
             "[server]\nlisten = [\"{listen}\"]\nhost_keys = [{:?}]\nstate_dir = {:?}\n\n\
-             [auth]\n{}\n\n[node_defaults]\n{}\n{}",
+             [limits]\n{}\n\n[auth]\n{}\n\n[node_defaults]\n{}\n{}",
             self.testbed.path("gateway_host_key"),
             self.testbed.path("state"),
+            self.limits,
             self.auth,
             self.node_defaults,
             self.tables,
@@ -239,6 +248,28 @@ impl Gateway {
         kibibytes * 1024
     }
 
+    /// How many bytes it has read so far, from all sources.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.process.pid())).unwrap();
+        let count = io
+            .lines()
+            .find_map(|line| line.strip_prefix("rchar: "))
+            .unwrap();
+        count.parse().unwrap()
+    }
+
+    /// Waits until it has not read anything for a second: its peers are all stalled.
+    pub(crate) fn wait_until_idle(&self) {
+        let mut last = 0;
+        let mut quiet = 0;
+        super::eventually("the gateway has stopped reading", || {
+            let now = self.bytes_read();
+            quiet = if now == last { quiet + 1 } else { 0 };
+            last = now;
+            quiet == 50
+        });
+    }
+
     /// Whether it still runs.
     pub(crate) fn is_running(&self) -> bool {
         self.process.wait(std::time::Duration::ZERO).is_none()
@@ -285,4 +316,10 @@ pub(crate) fn waltgate(arguments: &[&str], stdin: &[u8]) -> super::Finished {
         .env_remove("RUST_LOG")
         .env("NO_COLOR", "1");
     super::client::run(command, stdin)
+}
+
+/// The hash that `waltgate hash-password` makes.
+pub(crate) fn hash_password(password: &str) -> String {
+    let finished = waltgate(&["hash-password"], format!("{password}\n").as_bytes());
+    finished.expect_success().text().trim_end().to_owned()
 }
