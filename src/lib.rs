@@ -16,7 +16,13 @@
 
 pub mod auth;
 pub mod backend;
+pub mod check;
 pub mod config;
+pub mod gateway;
 pub mod inventory;
+pub mod listener;
 pub mod names;
+pub mod relay;
+pub mod server;
+mod ssh;
 pub mod target;

@@ -1,3 +1,209 @@
 //! The command line.
 
-fn main() {}
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+use waltgate::config::Config;
+use waltgate::gateway::Gateway;
+
+/// One SSH server in front of a WalT testbed.
+#[derive(Parser)]
+#[command(name = "waltgate", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Serve {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// How log lines are written to standard error.
+        #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+        log_format: LogFormat,
+    },
+    /// Check the configuration file, keys, engine and inventory; say what is wrong.
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Try everything on this machine: two small nodes, two small images, nothing to configure.
+    Demo {
+        /// The port to listen on.
+        #[arg(long, default_value_t = 2222)]
+        port: u16,
+    },
+    /// Read a password and print its argon2id hash, for [accounts.NAME] password.
+    HashPassword,
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(short = 'c', long = "config", default_value = "/etc/waltgate/waltgate.toml")]
+    path: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Serve { config, log_format } => {
+            start_logging(log_format);
+            run(serve(config.path))
+        }
+        Command::Check { config } => run(check(config.path)),
+        Command::Demo { port } => {
+            start_logging(LogFormat::Text);
+            let _ = port;
+            Err(anyhow::anyhow!("TEMP no demo"))
+        }
+        Command::HashPassword => hash_password(),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("waltgate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?
+        .block_on(work)
+}
+
+/// `WALTGATE_LOG` takes tracing-subscriber's filter directives.
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("WALTGATE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,waltgate=info,russh=error"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => {
+            subscriber.with_ansi(io::stderr().is_terminal()).with_target(false).init();
+        }
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+    }
+}
+
+async fn serve(path: PathBuf) -> anyhow::Result<ExitCode> {
+    let (config, warnings) = Config::load(&path)?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    raise_descriptor_limit();
+    let gateway = Gateway::start(config).await?;
+    let shutdown = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(shutdown.clone())?);
+    gateway.run(shutdown).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each session takes several descriptors; the soft limit is often 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// The first SIGTERM or SIGINT shuts down in good order, a second one at once.
+fn cancel_on_signal(
+    shutdown: CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()> + Send> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = hang_up.recv() => {}
+            }
+            if shutdown.is_cancelled() {
+                std::process::exit(1);
+            }
+            info!("shutting down; once more to stop at once");
+            shutdown.cancel();
+        }
+    })
+}
+
+async fn check(path: PathBuf) -> anyhow::Result<ExitCode> {
+    let (config, warnings) = match Config::load(&path) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    for warning in warnings {
+        println!("warning: {warning}");
+    }
+    let findings = waltgate::check::run(&config).await;
+    for line in &findings.fine {
+        println!("ok: {line}");
+    }
+    for line in &findings.problems {
+        eprintln!("problem: {line}");
+    }
+    Ok(if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn hash_password() -> anyhow::Result<ExitCode> {
+    let password = if io::stdin().is_terminal() {
+        let first = ask_without_echo("Password: ")?;
+        if ask_without_echo("The same again: ")? != first {
+            bail!("the two passwords differ");
+        }
+        first
+    } else {
+        read_line()?
+    };
+    if password.is_empty() {
+        bail!("an empty password is not accepted");
+    }
+    println!("{}", waltgate::auth::hash_password(&password)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask_without_echo(prompt: &str) -> anyhow::Result<String> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    eprint!("{prompt}");
+    io::stderr().flush()?;
+    let terminal = io::stdin();
+    let before = tcgetattr(&terminal)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
+    let line = read_line();
+    tcsetattr(&terminal, OptionalActions::Flush, &before)?;
+    eprintln!();
+    line
+}
+
+fn read_line() -> anyhow::Result<String> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context("cannot read the password")?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}

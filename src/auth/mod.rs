@@ -1,6 +1,23 @@
 //! Who a client is.
+//!
+//! The [`Authenticator`] turns credentials into an [`Identity`], and says what the identity may
+//! reach. [`host_keys`] is the other direction: how the gateway proves itself.
+
+mod access;
+mod addresses;
+mod authenticator;
+mod authorized_keys;
+mod certificate;
+pub mod host_keys;
+mod key_files;
+pub(crate) mod password_hash;
+mod passwords;
+mod wildcard;
 
 use crate::names::AccountName;
+
+pub use authenticator::{AuthSetupError, Authenticator, Methods};
+pub use password_hash::{HashPasswordError, hash_password};
 
 /// An authenticated client. Only this module's parts create one from credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,10 @@
 //!
 //! All types here are plain: nothing of russh or of a container engine crosses this boundary.
 
-pub mod conformance;
 pub mod image;
+pub mod lobby;
 pub mod node;
+mod tcp;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 
 use crate::auth::Identity;
 use crate::names::{AccountName, NodeName};
+use crate::target::Target;
 
 /// A pseudo-terminal's size, RFC 4254 section 6.2. Zero pixels mean "not known".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,6 +76,29 @@ pub struct SessionRequest {
     pub pty: Option<PtyRequest>,
     /// Variables of `env` requests, in order. Values are never logged.
     pub env: Vec<(String, String)>,
+    /// Whether the client offers its agent, `auth-agent-req@openssh.com`.
+    pub agent: bool,
+    /// Whether and how the client offers its display.
+    pub x11: Option<X11Request>,
+}
+
+/// An `x11-req`, RFC 4254 section 6.3.1.
+#[derive(Clone, PartialEq, Eq)]
+pub struct X11Request {
+    /// Only one connection is to be forwarded.
+    pub single_connection: bool,
+    /// The X11 authentication protocol.
+    pub protocol: String,
+    /// The X11 authentication cookie, in hexadecimal: a secret.
+    pub cookie: String,
+    /// The screen number.
+    pub screen: u32,
+}
+
+impl fmt::Debug for X11Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X11Request").finish_non_exhaustive()
+    }
 }
 
 impl SessionRequest {
@@ -106,6 +131,101 @@ impl fmt::Display for ExitStatus {
             Self::Signal { name, .. } => write!(f, "signal {name}"),
         }
     }
+}
+
+/// The far end of a connection that the client forwards, RFC 4254 section 7.2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamTarget {
+    /// `direct-tcpip`: a name or address as the target sees it, and a port.
+    Tcp {
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `direct-streamlocal@openssh.com`: a socket's path on the target.
+    Unix {
+        /// The path.
+        path: String,
+    },
+}
+
+impl fmt::Display for StreamTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "{host} port {port}"),
+            Self::Unix { path } => f.write_str(path),
+        }
+    }
+}
+
+/// Where the target is to listen for the client, RFC 4254 section 7.1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `tcpip-forward`; port 0: any.
+    Tcp {
+        /// The address, in the RFC's notation ("" is everywhere).
+        address: String,
+        /// The port.
+        port: u16,
+    },
+    /// `streamlocal-forward@openssh.com`: a socket's path on the target.
+    Unix {
+        /// The path.
+        path: String,
+    },
+}
+
+/// A connection that arrived on the target and is meant for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// On a [`Listen::Tcp`].
+    Tcp {
+        /// The address that was asked for.
+        address: String,
+        /// The port it arrived on.
+        port: u32,
+        /// Where it came from.
+        originator: (String, u32),
+    },
+    /// On a [`Listen::Unix`].
+    Unix {
+        /// The socket's path.
+        path: String,
+    },
+    /// For the client's agent.
+    Agent,
+    /// For the client's display.
+    X11 {
+        /// Where it came from.
+        originator: (String, u32),
+    },
+}
+
+/// The target's end of an [`Arrival`], which waits for the client's answer.
+#[async_trait]
+pub trait ArrivedConnection: Send {
+    /// The client took it.
+    async fn accept(self: Box<Self>) -> BackendSession;
+    /// The client did not.
+    async fn refuse(self: Box<Self>);
+}
+
+/// The client, as far as a target may open channels to it.
+pub trait ClientChannels: Send + Sync {
+    /// Offers a connection; it is relayed, or refused, in a task of the client's connection.
+    fn offer(&self, arrival: Arrival, connection: Box<dyn ArrivedConnection>);
+}
+
+/// Why a forwarded connection was not opened, RFC 4254 section 5.1.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The target, or the gateway for it, does not allow it.
+    #[error("not allowed: {0}")]
+    Prohibited(String),
+    /// Nothing answers there.
+    #[error("cannot connect: {0}")]
+    Failed(String),
 }
 
 /// How a session came to its end, as the relay saw it.
@@ -239,7 +359,18 @@ pub trait Console: Send {
     fn discard_input(&mut self);
 }
 
-/// Opens targets of one kind.
+/// Opens targets.
+pub trait Backend: Send + Sync {
+    /// Prepares a target for one client connection. Does no I/O.
+    fn attach(
+        &self,
+        caller: Caller,
+        client: Arc<dyn ClientChannels>,
+        target: &Target,
+    ) -> Result<Arc<dyn Attachment>, BackendError>;
+}
+
+/// A target, held for one client connection.
 #[async_trait]
 pub trait Attachment: Send + Sync {
     /// Starts a session. May wait (a node booting) while it keeps the client informed.
@@ -259,6 +390,22 @@ pub trait Attachment: Send + Sync {
         console: &mut dyn Console,
     ) -> Result<(), BackendError>;
 
+    /// Opens a connection from the target's side, for a forward of the client's. Its output ends
+    /// without an exit status.
+    async fn connect(&self, to: &StreamTarget) -> Result<BackendSession, StreamError> {
+        Err(StreamError::Prohibited(format!("this target forwards nothing (asked for {to})")))
+    }
+
+    /// Listens on the target's side for the client. Returns the port (0 for a socket).
+    async fn listen(&self, on: &Listen) -> Result<u32, StreamError> {
+        Err(StreamError::Prohibited(format!("this target listens nowhere (asked for {on:?})")))
+    }
+
+    /// Ends what [`Attachment::listen`] began.
+    async fn stop_listening(&self, on: &Listen) -> Result<(), StreamError> {
+        Err(StreamError::Prohibited(format!("nothing listens there ({on:?})")))
+    }
+
     /// The client's connection ended: releases everything. Idempotent, bounded in time.
     async fn close(&self);
 }
@@ -271,7 +418,12 @@ pub enum NodeFailure {
     /// The SSH handshake failed.
     Handshake(String),
     /// The node does not accept the gateway's key.
-    KeyRefused,
+    KeyRefused {
+        /// The login that was tried.
+        login: String,
+        /// The gateway's private key file.
+        identity: String,
+    },
     /// The gateway has no host key for it and the policy is strict.
     HostKeyUnknown {
         /// Where the key should be recorded.
@@ -290,6 +442,8 @@ pub enum NodeFailure {
     RequestRefused(String),
     /// The gateway's own key file cannot be used.
     Identity(String),
+    /// An established connection ended during a session.
+    ConnectionLost,
 }
 
 /// Why a target could not be opened or a session not finished. Each variant names the object;

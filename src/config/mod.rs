@@ -1,9 +1,14 @@
 //! The typed configuration.
 //!
 //! [`Config`] is what the rest of the gateway sees: defaults filled in, paths absolute, names
-//! parsed, each node's options merged with the defaults. Only [`file`] knows TOML.
+//! parsed, each node's options merged with the defaults. Only [`file`] and the modules below it
+//! know TOML.
 
 pub mod file;
+mod nodes;
+mod reader;
+mod sections;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +19,9 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use crate::names::{AccountName, ImageLabel, Login, NodeName};
+
+pub use file::{ConfigErrors, Warning};
+pub use reader::Problem;
 
 /// Everything the configuration file says.
 #[derive(Debug, Clone)]

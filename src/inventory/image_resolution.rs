@@ -1,1 +1,166 @@
-//! To be written.
+//! Which image of the engine a user means by a name. No I/O.
+
+mod reference;
+
+use std::collections::BTreeMap;
+
+use super::PLATFORM_OWNER;
+use super::similar::closest;
+use crate::names::{AccountName, ImageLabel, ImageTag};
+use crate::target::ImageName;
+
+pub use reference::{ImageReference, ReferenceError};
+
+/// Why a name leads to no image, or to several.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// There is none.
+    #[error("no image named {name}")]
+    Unknown {
+        /// As asked for.
+        name: ImageName,
+        /// Up to three existing names close to it, as the account sees them, best first.
+        similar: Vec<String>,
+    },
+    /// Several owners have one, and the account is none of them.
+    #[error(
+        "several images are named {name}: {}; say whose, as in image.{}",
+        candidates.iter().map(ImageName::to_string).collect::<Vec<_>>().join(", "),
+        candidates.first().unwrap_or(name)
+    )]
+    Ambiguous {
+        /// As asked for.
+        name: ImageName,
+        /// What can be asked for instead, sorted.
+        candidates: Vec<ImageName>,
+    },
+    /// The configuration's alias is not an image reference.
+    #[error("[images.{alias}] of the gateway's configuration: {source}")]
+    Alias {
+        /// Which alias.
+        alias: ImageLabel,
+        /// What is wrong with it.
+        source: ReferenceError,
+    },
+}
+
+/// Finds the image that `account` means by `name` among those `available` in the engine.
+///
+/// Without an owner, in this order: an alias of the configuration (if no tag is given either, as
+/// an alias has its own); the account's; [`PLATFORM_OWNER`]'s; nobody's; the only other owner's.
+/// With an owner: that owner's only. Of references that differ in nothing a user sees, as
+/// `localhost/alice/pc` and `docker.io/alice/pc` do, the first one is taken.
+///
+/// # Errors
+/// No image has the name, several owners have one, or the alias cannot be read.
+pub fn resolve(
+    name: &ImageName,
+    account: &AccountName,
+    aliases: &BTreeMap<ImageLabel, String>,
+    available: &[ImageReference],
+) -> Result<ImageReference, ResolveError> {
+    if let Some(found) = alias(name, aliases) {
+        return found;
+    }
+    let tag = tag_text(name);
+    let same_name: Vec<&ImageReference> = available
+        .iter()
+        .filter(|image| {
+            image.name() == name.name.as_str()
+                && image.tag() == Some(tag)
+                && image.registry().is_none()
+        })
+        .collect();
+    let of_owner = |owner: Option<&str>| {
+        same_name.iter().find(|image| image.owner() == owner).map(|&image| image.clone())
+    };
+    let found = match &name.owner {
+        Some(owner) => of_owner(Some(owner.as_str())),
+        None => of_owner(Some(account.as_str()))
+            .or_else(|| of_owner(Some(PLATFORM_OWNER)))
+            .or_else(|| of_owner(None)),
+    };
+    match found {
+        Some(image) => Ok(image),
+        None if name.owner.is_none() => only_other_owner(name, &same_name)?
+            .ok_or_else(|| unknown(name, account, aliases, available)),
+        None => Err(unknown(name, account, aliases, available)),
+    }
+}
+
+/// Where the account's changes to the image it calls `name` are saved under the same name:
+/// `ACCOUNT/NAME:TAG`, whoever owns the original, which is thereby cloned and not overwritten.
+/// That the name is not [reserved](ImageLabel::is_reserved) is for the caller to check.
+pub fn save_target(account: &AccountName, name: &ImageName) -> String {
+    format!("{account}/{}:{}", name.name, tag_text(name))
+}
+
+fn tag_text(name: &ImageName) -> &str {
+    name.tag.as_ref().map_or(reference::LATEST, ImageTag::as_str)
+}
+
+fn alias(
+    name: &ImageName,
+    aliases: &BTreeMap<ImageLabel, String>,
+) -> Option<Result<ImageReference, ResolveError>> {
+    if name.owner.is_some() || name.tag.is_some() {
+        return None;
+    }
+    let reference = aliases.get(&name.name)?;
+    Some(
+        reference
+            .parse()
+            .map_err(|source| ResolveError::Alias { alias: name.name.clone(), source }),
+    )
+}
+
+/// `images` all have the name and tag that were asked for.
+fn only_other_owner(
+    name: &ImageName,
+    images: &[&ImageReference],
+) -> Result<Option<ImageReference>, ResolveError> {
+    let mut by_owner: BTreeMap<&str, &ImageReference> = BTreeMap::new();
+    for &image in images {
+        if let Some(owner) = image.owner() {
+            by_owner.entry(owner).or_insert(image);
+        }
+    }
+    if by_owner.len() < 2 {
+        return Ok(by_owner.into_values().next().cloned());
+    }
+    let candidates = by_owner
+        .keys()
+        .filter_map(|owner| owner.parse().ok())
+        .map(|owner| ImageName { owner: Some(owner), ..name.clone() })
+        .collect();
+    Err(ResolveError::Ambiguous { name: name.clone(), candidates })
+}
+
+fn unknown(
+    name: &ImageName,
+    account: &AccountName,
+    aliases: &BTreeMap<ImageLabel, String>,
+    available: &[ImageReference],
+) -> ResolveError {
+    let tag = match &name.tag {
+        Some(tag) if !tag.is_latest() => format!(":{tag}"),
+        _ => String::new(),
+    };
+    let typed = match &name.owner {
+        Some(owner) => format!("{owner}/{}{tag}", name.name),
+        None => format!("{}{tag}", name.name),
+    };
+    let aliases = aliases.keys().map(|alias| (alias.to_string(), alias.to_string()));
+    let images = available.iter().filter(|image| image.registry().is_none()).map(|image| {
+        // Who named no owner mistyped the rest.
+        let compared = match &name.owner {
+            Some(_) => image.full_name(),
+            None => image.name_and_tag(),
+        };
+        (compared, image.short_name(account))
+    });
+    ResolveError::Unknown { name: name.clone(), similar: closest(&typed, aliases.chain(images)) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,12 @@
-//! Where nodes and images are looked up: [`static_toml`] and [`walt_http`] behind one trait.
+//! Where nodes and images are looked up: [`static_toml`] and [`walt_http`] behind one trait, and
+//! [`Inventories`], which asks all of them.
 
+mod composite;
 pub mod image_resolution;
+mod similar;
 pub mod static_toml;
+#[cfg(test)]
+mod test_data;
 pub mod walt_http;
 
 use std::net::SocketAddr;
@@ -12,6 +17,8 @@ use async_trait::async_trait;
 
 use crate::config::{BootMode, NodeOptions};
 use crate::names::{AccountName, Login, NodeName};
+
+pub use composite::{Inventories, UnknownNode};
 
 /// A node or device, as far as an inventory knows it.
 #[derive(Debug, Clone)]
@@ -39,12 +46,14 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
+    /// Whether its address is on one of its `networks`; others are never connected to.
+    pub fn is_on_allowed_network(&self) -> bool {
+        self.options.networks.iter().any(|network| network.contains(self.address.ip()))
+    }
+
     /// The owner part of the image it boots.
     pub fn image_owner(&self) -> Option<&str> {
-        self.image
-            .as_deref()?
-            .split_once('/')
-            .map(|(owner, _)| owner)
+        self.image.as_deref()?.split_once('/').map(|(owner, _)| owner)
     }
 }
 
@@ -100,6 +109,14 @@ pub trait Inventory: Send + Sync {
 /// Why a source could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum InventoryError {
+    /// The configured address cannot be asked at all.
+    #[error("[walt] api = {url:?}: {reason}")]
+    ApiUrl {
+        /// As configured.
+        url: String,
+        /// What is wrong with it, and what to write.
+        reason: String,
+    },
     /// The request failed or was answered with an error or with something else than expected.
     #[error("GET {url}: {reason}")]
     Http {
@@ -110,7 +127,32 @@ pub enum InventoryError {
     },
 }
 
-/// An account's view of who may use what: used where an owner matters.
+/// The owner of the images that come with WalT. A node that boots one of them is free.
+pub const PLATFORM_OWNER: &str = "waltplatform";
+
+/// Whether the account owns the node: the node boots an image of the account.
 pub fn owned_by(record: &NodeRecord, account: &AccountName) -> bool {
     record.image_owner() == Some(account.as_str())
+}
+
+/// Whether nobody uses the node: it boots an image of [`PLATFORM_OWNER`].
+pub fn is_free(record: &NodeRecord) -> bool {
+    record.image_owner() == Some(PLATFORM_OWNER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::test_data::node_record;
+    use super::*;
+
+    #[test]
+    fn owner_of_the_image_owns_the_node() {
+        let mut record = node_record("rpi1", "192.0.2.1:22");
+        let alice: AccountName = "alice".parse().unwrap();
+        assert!(!owned_by(&record, &alice) && !is_free(&record));
+        record.image = Some("alice/pc:latest".to_owned());
+        assert!(owned_by(&record, &alice) && !is_free(&record));
+        record.image = Some("waltplatform/pc:latest".to_owned());
+        assert!(!owned_by(&record, &alice) && is_free(&record));
+    }
 }

@@ -1,1 +1,236 @@
-//! To be written.
+//! Nodes and devices, over a jump connection of the gateway's own: the only home of
+//! `russh::client`.
+//!
+//! A client connection has one connection to its node, opened with its first session and shared by
+//! all of them; another is opened when the node takes no more sessions on the first.
+
+mod arrivals;
+mod boot_wait;
+mod host_key;
+mod session;
+mod upstream;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use russh::Channel;
+use russh::client::Msg;
+use tokio::sync::Mutex;
+use tracing::debug;
+
+use self::upstream::{ConnectError, Upstream};
+use super::{
+    Attachment, BackendError, BackendSession, ClientChannels, Console, Listen, NodeFailure,
+    SessionEnd, SessionRequest, StreamError, StreamTarget,
+};
+use crate::config::{BootMode, NodeOptions};
+use crate::inventory::{Inventories, NodeRecord};
+use crate::names::{Login, NodeName};
+
+/// WalT's own wording.
+const CAUTION: &str = "Caution: changes outside /persist will be lost on next node reboot.";
+
+/// Opens nodes.
+pub struct NodeBackend {
+    inventory: Arc<Inventories>,
+    accepted_host_keys: PathBuf,
+}
+
+impl NodeBackend {
+    /// `accepted_host_keys` is the file in which the policy `accept-new` records keys.
+    pub fn new(inventory: Arc<Inventories>, accepted_host_keys: PathBuf) -> Self {
+        Self { inventory, accepted_host_keys }
+    }
+
+    /// A node, for one client connection. Looked up at each session.
+    pub fn attach(
+        self: &Arc<Self>,
+        client: Arc<dyn ClientChannels>,
+        name: NodeName,
+        login: Option<Login>,
+    ) -> Arc<dyn Attachment> {
+        Arc::new(NodeAttachment {
+            backend: self.clone(),
+            client,
+            name,
+            login,
+            upstreams: Mutex::new(Vec::new()),
+        })
+    }
+}
+
+/// Whether a key file can be used to log in to nodes, for `waltgate check`. Blocks on the disk.
+///
+/// # Errors
+/// Why not, in one line.
+pub fn check_identity(options: &NodeOptions) -> Result<(), String> {
+    match upstream::read_identity(&options.identity) {
+        Ok(_) => Ok(()),
+        Err(NodeFailure::Identity(reason)) => Err(reason),
+        Err(other) => Err(format!("{other:?}")),
+    }
+}
+
+struct NodeAttachment {
+    backend: Arc<NodeBackend>,
+    client: Arc<dyn ClientChannels>,
+    name: NodeName,
+    login: Option<Login>,
+    /// Those of this client connection only: nothing of one user's may reach another.
+    upstreams: Mutex<Vec<Arc<Upstream>>>,
+}
+
+impl NodeAttachment {
+    fn failed(&self, failure: NodeFailure) -> BackendError {
+        BackendError::Node { name: self.name.clone(), failure }
+    }
+
+    fn look_up(&self) -> Result<NodeRecord, BackendError> {
+        let node = self.backend.inventory.node(&self.name).map_err(|unknown| {
+            BackendError::UnknownNode {
+                name: self.name.clone(),
+                similar: unknown.similar,
+                stale: unknown.stale,
+            }
+        })?;
+        if !node.is_on_allowed_network() {
+            let address = node.address.ip();
+            return Err(BackendError::AddressRefused { name: node.name, address });
+        }
+        Ok(node)
+    }
+
+    /// A fresh session channel, on a connection that is there already or on a new one.
+    async fn open_session(
+        &self,
+        node: &NodeRecord,
+        console: &mut dyn Console,
+    ) -> Result<(Arc<Upstream>, Channel<Msg>), BackendError> {
+        let bound = node.options.connect;
+        // Sessions that start together wait here for the one connection they will share.
+        let mut upstreams = self.upstreams.lock().await;
+        upstreams.retain(|upstream| !upstream.is_closed());
+        for upstream in upstreams.iter().rev() {
+            match upstream.open_session(bound).await {
+                Ok(channel) => return Ok((upstream.clone(), channel)),
+                Err(failure) => debug!(?failure, "opening another connection to the node"),
+            }
+        }
+        let upstream = boot_wait::connect(
+            node.clone(),
+            self.login_on(node),
+            &self.backend.inventory,
+            &self.backend.accepted_host_keys,
+            &self.client,
+            console,
+        )
+        .await?;
+        let channel = upstream.open_session(bound).await.map_err(|failure| self.failed(failure))?;
+        let upstream = Arc::new(upstream);
+        upstreams.push(upstream.clone());
+        Ok((upstream, channel))
+    }
+
+    /// A connection that is there already, or a new one. Does not wait for a node to boot, as
+    /// there is nobody to tell.
+    async fn upstream(&self, node: &NodeRecord) -> Result<Arc<Upstream>, BackendError> {
+        let mut upstreams = self.upstreams.lock().await;
+        upstreams.retain(|upstream| !upstream.is_closed());
+        if let Some(upstream) = upstreams.last() {
+            return Ok(upstream.clone());
+        }
+        let accepted = &self.backend.accepted_host_keys;
+        let upstream = Upstream::connect(node, self.login_on(node), accepted, self.client.clone())
+            .await
+            .map_err(|error| self.failed(error.failure))?;
+        let upstream = Arc::new(upstream);
+        upstreams.push(upstream.clone());
+        Ok(upstream)
+    }
+
+    fn login_on<'a>(&'a self, node: &'a NodeRecord) -> &'a Login {
+        self.login.as_ref().unwrap_or(&node.login)
+    }
+}
+
+#[async_trait]
+impl Attachment for NodeAttachment {
+    async fn start(
+        &self,
+        request: &SessionRequest,
+        console: &mut dyn Console,
+    ) -> Result<BackendSession, BackendError> {
+        let node = self.look_up()?;
+        let (upstream, channel) = self.open_session(&node, console).await?;
+        if request.agent {
+            upstream.arrivals.allow_agent();
+        }
+        if request.x11.is_some() {
+            upstream.arrivals.allow_x11();
+        }
+        let session = session::start(channel, request, node.options.connect)
+            .await
+            .map_err(|failure| self.failed(failure))?;
+        if request.is_interactive() && node.boot_mode != BootMode::HybridPersistent {
+            console.say(CAUTION).await;
+        }
+        Ok(session)
+    }
+
+    async fn finish(
+        &self,
+        _request: &SessionRequest,
+        end: &SessionEnd,
+        _console: &mut dyn Console,
+    ) -> Result<(), BackendError> {
+        match end {
+            SessionEnd::BackendLost => Err(self.failed(NodeFailure::ConnectionLost)),
+            SessionEnd::Exited(_) | SessionEnd::ClientGone => Ok(()),
+        }
+    }
+
+    async fn connect(&self, to: &StreamTarget) -> Result<BackendSession, StreamError> {
+        let unreachable = |error: BackendError| StreamError::Failed(error.to_string());
+        let node = self.look_up().map_err(unreachable)?;
+        let upstream = self.upstream(&node).await.map_err(unreachable)?;
+        let channel = upstream.open_stream(to, node.options.connect).await?;
+        Ok(session::stream(channel))
+    }
+
+    async fn listen(&self, on: &Listen) -> Result<u32, StreamError> {
+        let unreachable = |error: BackendError| StreamError::Failed(error.to_string());
+        let node = self.look_up().map_err(unreachable)?;
+        let upstream = self.upstream(&node).await.map_err(unreachable)?;
+        upstream.listen(on, node.options.connect).await
+    }
+
+    async fn stop_listening(&self, on: &Listen) -> Result<(), StreamError> {
+        let node = self.look_up().map_err(|error| StreamError::Failed(error.to_string()))?;
+        let upstreams = self.upstreams.lock().await.clone();
+        for upstream in upstreams {
+            if upstream.stop_listening(on, node.options.connect).await.is_ok() {
+                return Ok(());
+            }
+        }
+        Err(StreamError::Failed("the node does not listen there".to_owned()))
+    }
+
+    async fn close(&self) {
+        for upstream in self.upstreams.lock().await.drain(..) {
+            upstream.disconnect().await;
+        }
+    }
+}
+
+/// Addresses may change while a node boots, so each attempt checks again.
+fn check_address(node: &NodeRecord) -> Result<(), ConnectError> {
+    if node.is_on_allowed_network() {
+        return Ok(());
+    }
+    let address = node.address.ip();
+    Err(ConnectError {
+        failure: NodeFailure::Unreachable(format!("{address} is outside the allowed networks")),
+        may_be_booting: false,
+    })
+}

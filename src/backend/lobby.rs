@@ -1,0 +1,181 @@
+//! The gateway itself as a target: says who the client is and what there is to use.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use super::{
+    Attachment, BackendError, BackendSession, Caller, Console, Control, ExitStatus, Gone, Output,
+    OutputEvent, Program, SessionEnd, SessionRequest, Stdin, StreamError, StreamTarget, WindowSize,
+    tcp,
+};
+use crate::inventory::{Inventories, NodeRecord};
+use crate::names::NodeName;
+
+/// The lobby, for one client connection.
+pub struct Lobby {
+    caller: Caller,
+    name: NodeName,
+    inventory: Arc<Inventories>,
+    allows: Box<dyn Fn(&NodeName) -> bool + Send + Sync>,
+}
+
+impl Lobby {
+    /// `name` is the lobby's configured name; `allows` says which nodes the caller may use.
+    pub fn new(
+        caller: Caller,
+        name: NodeName,
+        inventory: Arc<Inventories>,
+        allows: impl Fn(&NodeName) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self { caller, name, inventory, allows: Box::new(allows) }
+    }
+
+    fn greeting(&self) -> String {
+        let account = self.caller.account();
+        let mut text = format!(
+            "This is waltgate {}. You are {account}.\n\n\
+             In place of \"{}\" in your ssh command, write\n  \
+             NODE          for a shell on a node\n  \
+             image.NAME    for a shell in an image; what you change can be saved\n\n",
+            env!("CARGO_PKG_VERSION"),
+            self.name,
+        );
+        let nodes = self.inventory.nodes();
+        if nodes.is_empty() {
+            text += "No nodes are known.\n";
+        } else {
+            text += "Nodes:\n";
+        }
+        for node in nodes.into_iter().filter(|node| (self.allows)(&node.name)) {
+            let state = match node.booted {
+                Some(true) => "booted",
+                Some(false) => "not booted",
+                None => "",
+            };
+            let image = node.image.as_deref().unwrap_or_default();
+            let line = format!("  {:<20} {:<10}  {image}", node.name.as_str(), state);
+            text += line.trim_end();
+            text.push('\n');
+        }
+        if let Some(stale) = self.inventory.stale() {
+            text += &format!("This list may be out of date: {stale}.\n");
+        }
+        text
+    }
+}
+
+#[async_trait]
+impl Attachment for Lobby {
+    async fn start(
+        &self,
+        request: &SessionRequest,
+        _console: &mut dyn Console,
+    ) -> Result<BackendSession, BackendError> {
+        if request.program != Program::Shell {
+            return Err(BackendError::Unsupported(format!(
+                "\"{}\" is the gateway itself and runs no commands; name a node or an image",
+                self.name
+            )));
+        }
+        let mut text = self.greeting();
+        if request.pty.is_some() {
+            text = text.replace('\n', "\r\n");
+        }
+        let events =
+            vec![OutputEvent::Exit(ExitStatus::Code(0)), OutputEvent::Stdout(Bytes::from(text))];
+        Ok(BackendSession {
+            stdin: Box::new(Nothing),
+            control: Arc::new(Nothing),
+            output: Box::new(Said(events)),
+            output_is_shared: false,
+        })
+    }
+
+    async fn finish(
+        &self,
+        _request: &SessionRequest,
+        _end: &SessionEnd,
+        _console: &mut dyn Console,
+    ) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// A jump (`ssh -J`, `ssh -W`): to nodes of the inventory only, by name or address, and only on
+    /// the networks allowed for them.
+    async fn connect(&self, to: &StreamTarget) -> Result<BackendSession, StreamError> {
+        let StreamTarget::Tcp { host, port } = to else {
+            return Err(StreamError::Prohibited("the gateway forwards to nodes only".to_owned()));
+        };
+        let node = self
+            .inventory
+            .nodes()
+            .into_iter()
+            .find(|node| node.name.as_str() == host || node.address.ip().to_string() == *host)
+            .ok_or_else(|| StreamError::Prohibited(format!("{host} is not a node")))?;
+        // Each node is a target of its own as far as the account's patterns are concerned.
+        if !(self.allows)(&node.name) {
+            return Err(StreamError::Prohibited(format!(
+                "{} may not use it",
+                self.caller.account()
+            )));
+        }
+        if !node.is_on_allowed_network() {
+            return Err(StreamError::Prohibited(format!("{host} is outside the allowed networks")));
+        }
+        let address = SocketAddr::new(node.address.ip(), jump_port(&node, *port));
+        match tokio::time::timeout(node.options.connect, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => Ok(tcp::session(stream)),
+            Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),
+            Err(_) => Err(StreamError::Failed("no answer".to_owned())),
+        }
+    }
+
+    async fn close(&self) {}
+}
+
+/// ssh(1) asks for port 22 when it is told nothing else; a node whose SSH server listens elsewhere
+/// is meant all the same.
+fn jump_port(node: &NodeRecord, asked: u16) -> u16 {
+    if asked == 22 { node.address.port() } else { asked }
+}
+
+/// What is still to be said, last first.
+struct Said(Vec<OutputEvent>);
+
+#[async_trait]
+impl Output for Said {
+    async fn next(&mut self) -> Option<OutputEvent> {
+        self.0.pop()
+    }
+}
+
+/// A program that takes nothing.
+struct Nothing;
+
+#[async_trait]
+impl Stdin for Nothing {
+    async fn write(&mut self, _data: Bytes) -> Result<(), Gone> {
+        Err(Gone)
+    }
+
+    async fn eof(&mut self) -> Result<(), Gone> {
+        Err(Gone)
+    }
+}
+
+#[async_trait]
+impl Control for Nothing {
+    async fn window_change(&self, _size: WindowSize) -> Result<(), Gone> {
+        Err(Gone)
+    }
+
+    async fn signal(&self, _name: &str) -> Result<(), Gone> {
+        Err(Gone)
+    }
+
+    async fn hang_up(&self) {}
+}

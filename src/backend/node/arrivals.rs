@@ -1,0 +1,67 @@
+//! What a node opens towards the gateway: the client gets it if it asked for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use russh::client::{ChannelOpenHandle, Msg};
+use russh::{Channel, ChannelOpenFailure};
+use tracing::warn;
+
+use super::session;
+use crate::backend::{Arrival, ArrivedConnection, BackendSession, ClientChannels};
+
+/// One node connection's way to its client.
+pub(super) struct Arrivals {
+    client: Arc<dyn ClientChannels>,
+    agent: AtomicBool,
+    x11: AtomicBool,
+}
+
+impl Arrivals {
+    pub(super) fn new(client: Arc<dyn ClientChannels>) -> Self {
+        Self { client, agent: AtomicBool::new(false), x11: AtomicBool::new(false) }
+    }
+
+    /// A session of the client's offered its agent.
+    pub(super) fn allow_agent(&self) {
+        self.agent.store(true, Ordering::Relaxed);
+    }
+
+    /// A session of the client's offered its display.
+    pub(super) fn allow_x11(&self) {
+        self.x11.store(true, Ordering::Relaxed);
+    }
+
+    /// Passes a channel on, or refuses it when the client never asked for its kind: ssh(1) would
+    /// warn its user of a break-in attempt. Remote forwards are judged by the client.
+    pub(super) fn take(&self, arrival: Arrival, channel: Channel<Msg>, reply: ChannelOpenHandle) {
+        let wanted = match arrival {
+            Arrival::Agent => self.agent.load(Ordering::Relaxed),
+            Arrival::X11 { .. } => self.x11.load(Ordering::Relaxed),
+            Arrival::Tcp { .. } | Arrival::Unix { .. } => true,
+        };
+        if wanted {
+            self.client.offer(arrival, Box::new(NodeChannel { channel, reply }));
+        } else {
+            warn!(?arrival, "the node opened a channel that nobody asked for; refused");
+        }
+    }
+}
+
+struct NodeChannel {
+    channel: Channel<Msg>,
+    reply: ChannelOpenHandle,
+}
+
+#[async_trait]
+impl ArrivedConnection for NodeChannel {
+    async fn accept(self: Box<Self>) -> BackendSession {
+        self.reply.accept().await;
+        session::stream(self.channel)
+    }
+
+    async fn refuse(self: Box<Self>) {
+        self.reply.reject(ChannelOpenFailure::ConnectFailed).await;
+    }
+}

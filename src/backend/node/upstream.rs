@@ -1,0 +1,425 @@
+//! A connection to a node: TCP, SSH handshake, host key, authentication.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use russh::client::{ChannelOpenHandle, Config, Handle, Msg, Session};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
+use russh::{Channel, ChannelOpenFailure, Disconnect};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
+
+use super::arrivals::Arrivals;
+use super::host_key::HostKeys;
+use crate::backend::{Arrival, ClientChannels, Listen, NodeFailure, StreamError, StreamTarget};
+use crate::inventory::NodeRecord;
+use crate::names::Login;
+use crate::ssh::algorithms;
+use crate::ssh::stream::CancellableStream;
+
+/// As WalT's own ServerAliveInterval: a node that loses power is noticed within 20 s.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Unanswered keepalives before the node counts as gone.
+const KEEPALIVES: usize = 3;
+/// Window of a channel from the node, in bytes.
+const WINDOW: u32 = 2 * 1024 * 1024;
+/// Packets of a channel that russh may queue before the channel's reader takes them.
+const CHANNEL_BUFFER: usize = 64;
+
+/// Why a node could not be connected to, and whether waiting may help.
+#[derive(Debug)]
+pub(super) struct ConnectError {
+    pub(super) failure: NodeFailure,
+    /// It looks like a node that is booting: nothing listens yet, or it hangs up at once.
+    pub(super) may_be_booting: bool,
+}
+
+/// An authenticated connection to a node.
+pub(super) struct Upstream {
+    handle: Handle<NodeHandler>,
+    /// Channels that the node opens.
+    pub(super) arrivals: Arc<Arrivals>,
+    _end_with_us: DropGuard,
+}
+
+impl Upstream {
+    /// Connects and authenticates. `accepted` is the file of host keys seen first. TCP and SSH
+    /// are each bounded by the node's `connect_seconds`.
+    pub(super) async fn connect(
+        node: &NodeRecord,
+        login: &Login,
+        accepted: &Path,
+        client: Arc<dyn ClientChannels>,
+    ) -> Result<Self, ConnectError> {
+        let (host_keys, identity) = read_files(node, accepted).await.map_err(final_failure)?;
+        let bound = node.options.connect;
+        let stream = match timeout(bound, TcpStream::connect(node.address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(booting(NodeFailure::Unreachable(reason(&error)))),
+            Err(_) => return Err(booting(NodeFailure::Unreachable(no_answer(bound)))),
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "cannot switch off Nagle's algorithm");
+        }
+        let end = CancellationToken::new();
+        let end_with_us = end.clone().drop_guard();
+        let stream = CancellableStream::new(stream, &end);
+        let arrivals = Arc::new(Arrivals::new(client));
+        let opening = handshake(stream, host_keys, identity, node, login, arrivals.clone());
+        let handle = match timeout(bound, opening).await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(booting(NodeFailure::Handshake(no_answer(bound)))),
+        };
+        Ok(Self { handle, arrivals, _end_with_us: end_with_us })
+    }
+
+    /// Whether the connection has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.handle.is_closed()
+    }
+
+    /// Opens a session channel. Bounded by `bound`.
+    pub(super) async fn open_session(&self, bound: Duration) -> Result<Channel<Msg>, NodeFailure> {
+        match timeout(bound, self.handle.channel_open_session()).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(russh::Error::ChannelOpenFailure(refusal))) => {
+                Err(NodeFailure::RequestRefused(format!("a session channel ({refusal:?})")))
+            }
+            Ok(Err(_)) => Err(NodeFailure::ConnectionLost),
+            Err(_) => Err(NodeFailure::RequestRefused(format!(
+                "a session channel ({})",
+                no_answer(bound)
+            ))),
+        }
+    }
+
+    /// Opens a connection on the node. Bounded by `bound`.
+    pub(super) async fn open_stream(
+        &self,
+        to: &StreamTarget,
+        bound: Duration,
+    ) -> Result<Channel<Msg>, StreamError> {
+        let opening = async {
+            match to {
+                StreamTarget::Tcp { host, port } => {
+                    let port = u32::from(*port);
+                    // The originator is the gateway, as far as the node is concerned.
+                    self.handle.channel_open_direct_tcpip(host, port, "127.0.0.1", 0).await
+                }
+                StreamTarget::Unix { path } => {
+                    self.handle.channel_open_direct_streamlocal(path).await
+                }
+            }
+        };
+        match timeout(bound, opening).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(russh::Error::ChannelOpenFailure(
+                ChannelOpenFailure::AdministrativelyProhibited,
+            ))) => Err(StreamError::Prohibited(format!("the node refuses to open {to}"))),
+            Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),
+            Err(_) => Err(StreamError::Failed(no_answer(bound))),
+        }
+    }
+
+    /// Makes the node listen. Bounded by `bound`. Returns the port (0 for a socket).
+    pub(super) async fn listen(&self, on: &Listen, bound: Duration) -> Result<u32, StreamError> {
+        let asking = async {
+            match on {
+                Listen::Tcp { address, port } => {
+                    let chosen = self.handle.tcpip_forward(address, u32::from(*port)).await?;
+                    Ok(if *port == 0 { chosen } else { u32::from(*port) })
+                }
+                Listen::Unix { path } => self.handle.streamlocal_forward(path).await.map(|()| 0),
+            }
+        };
+        Self::answered(timeout(bound, asking).await, bound)
+    }
+
+    /// Ends a [`Upstream::listen`]. Bounded by `bound`.
+    pub(super) async fn stop_listening(
+        &self,
+        on: &Listen,
+        bound: Duration,
+    ) -> Result<(), StreamError> {
+        let asking = async {
+            match on {
+                Listen::Tcp { address, port } => {
+                    self.handle.cancel_tcpip_forward(address, u32::from(*port)).await
+                }
+                Listen::Unix { path } => self.handle.cancel_streamlocal_forward(path).await,
+            }
+        };
+        Self::answered(timeout(bound, asking).await, bound)
+    }
+
+    fn answered<T>(
+        answer: Result<Result<T, russh::Error>, tokio::time::error::Elapsed>,
+        bound: Duration,
+    ) -> Result<T, StreamError> {
+        match answer {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(russh::Error::RequestDenied)) => {
+                Err(StreamError::Prohibited("the node refuses".to_owned()))
+            }
+            Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),
+            Err(_) => Err(StreamError::Failed(no_answer(bound))),
+        }
+    }
+
+    /// Says goodbye; the node may be gone already.
+    pub(super) async fn disconnect(&self) {
+        let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "");
+        if timeout(Duration::from_secs(1), goodbye).await.is_err() {
+            debug!("a node did not take the disconnect message in time");
+        }
+    }
+}
+
+async fn read_files(
+    node: &NodeRecord,
+    accepted: &Path,
+) -> Result<(HostKeys, Arc<PrivateKey>), NodeFailure> {
+    let node = node.clone();
+    let accepted = accepted.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let host_keys = HostKeys::read(&node, &accepted)?;
+        Ok((host_keys, read_identity(&node.options.identity)?))
+    })
+    .await
+    .map_err(|error| NodeFailure::Identity(error.to_string()))?
+}
+
+/// Reads a private key. Blocks on the disk.
+pub(super) fn read_identity(file: &PathBuf) -> Result<Arc<PrivateKey>, NodeFailure> {
+    match russh::keys::load_secret_key(file, None) {
+        Ok(key) => Ok(Arc::new(key)),
+        Err(error) => Err(NodeFailure::Identity(format!("{}: {error}", file.display()))),
+    }
+}
+
+async fn handshake(
+    stream: CancellableStream,
+    host_keys: HostKeys,
+    identity: Arc<PrivateKey>,
+    node: &NodeRecord,
+    login: &Login,
+    arrivals: Arc<Arrivals>,
+) -> Result<Handle<NodeHandler>, ConnectError> {
+    let mut preferred = algorithms::preferred();
+    preferred.key = Cow::Owned(host_keys.preferred_algorithms(&preferred.key));
+    let config = Arc::new(Config {
+        client_id: algorithms::identification(),
+        preferred,
+        window_size: WINDOW,
+        channel_buffer_size: CHANNEL_BUFFER,
+        keepalive_interval: Some(KEEPALIVE),
+        keepalive_max: KEEPALIVES,
+        nodelay: true,
+        ..Config::default()
+    });
+    let verdict = Verdict::default();
+    let handler =
+        NodeHandler { host_keys: Arc::new(host_keys), verdict: verdict.clone(), arrivals };
+    let connected = russh::client::connect_stream(config, stream, handler).await;
+    let mut handle = match connected {
+        Ok(handle) => handle,
+        Err(error) => {
+            return Err(match verdict.take() {
+                Some(failure) => final_failure(failure),
+                None => handshake_failure(&error),
+            });
+        }
+    };
+
+    let hash = if identity.algorithm().is_rsa() {
+        handle.best_supported_rsa_hash().await.map_err(|error| handshake_failure(&error))?
+    } else {
+        None
+    };
+    let key = PrivateKeyWithHashAlg::new(identity, hash.flatten());
+    let accepted = handle
+        .authenticate_publickey(login.as_str(), key)
+        .await
+        .map_err(|error| handshake_failure(&error))?;
+    if accepted.success() {
+        Ok(handle)
+    } else {
+        Err(final_failure(NodeFailure::KeyRefused {
+            login: login.to_string(),
+            identity: node.options.identity.display().to_string(),
+        }))
+    }
+}
+
+fn final_failure(failure: NodeFailure) -> ConnectError {
+    ConnectError { failure, may_be_booting: false }
+}
+
+fn booting(failure: NodeFailure) -> ConnectError {
+    ConnectError { failure, may_be_booting: true }
+}
+
+fn handshake_failure(error: &russh::Error) -> ConnectError {
+    use russh::Error;
+    // sshd that is starting or stopping accepts and hangs up; anything else will not get better.
+    let hung_up = matches!(error, Error::Disconnect | Error::HUP | Error::IO(_));
+    let reason = match error {
+        Error::Disconnect | Error::HUP => "the node closed the connection".to_owned(),
+        Error::IO(error) => reason(error),
+        other => other.to_string(),
+    };
+    ConnectError { failure: NodeFailure::Handshake(reason), may_be_booting: hung_up }
+}
+
+fn no_answer(bound: Duration) -> String {
+    format!("no answer within {} s", bound.as_secs())
+}
+
+/// An I/O error in the words of strerror(3), without the number.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "network is unreachable".to_owned(),
+        io::ErrorKind::TimedOut => "connection timed out".to_owned(),
+        io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
+        io::ErrorKind::UnexpectedEof => "the node closed the connection".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Why the host key was refused, carried past russh, which only knows yes and no.
+#[derive(Debug, Clone, Default)]
+struct Verdict(Arc<Mutex<Option<NodeFailure>>>);
+
+impl Verdict {
+    fn take(&self) -> Option<NodeFailure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn set(&self, failure: NodeFailure) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+    }
+}
+
+struct NodeHandler {
+    host_keys: Arc<HostKeys>,
+    verdict: Verdict,
+    arrivals: Arc<Arrivals>,
+}
+
+impl russh::client::Handler for NodeHandler {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        presented: &PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
+        let host_keys = self.host_keys.clone();
+        let key = presented.public_key();
+        let judged = tokio::task::spawn_blocking(move || host_keys.judge(&key))
+            .await
+            .map_err(|error| russh::Error::IO(io::Error::other(error)))?;
+        match judged {
+            Ok(()) => Ok(true),
+            Err(failure) => {
+                self.verdict.set(failure);
+                Ok(false)
+            }
+        }
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        connected_address: &str,
+        connected_port: u32,
+        originator_address: &str,
+        originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let arrival = Arrival::Tcp {
+            address: connected_address.to_owned(),
+            port: connected_port,
+            originator: (originator_address.to_owned(), originator_port),
+        };
+        self.arrivals.take(arrival, channel, reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        socket_path: &str,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let arrival = Arrival::Unix { path: socket_path.to_owned() };
+        self.arrivals.take(arrival, channel, reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.arrivals.take(Arrival::Agent, channel, reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        channel: Channel<Msg>,
+        originator_address: &str,
+        originator_port: u32,
+        reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let originator = (originator_address.to_owned(), originator_port);
+        self.arrivals.take(Arrival::X11 { originator }, channel, reply);
+        Ok(())
+    }
+
+    // russh accepts the following by default. A node has no business opening them: dropping the
+    // reply refuses.
+
+    async fn server_channel_open_session(
+        &mut self,
+        _channel: Channel<Msg>,
+        _reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _channel: Channel<Msg>,
+        _host_to_connect: &str,
+        _port_to_connect: u32,
+        _originator_address: &str,
+        _originator_port: u32,
+        _reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _channel: Channel<Msg>,
+        _socket_path: &str,
+        _reply: ChannelOpenHandle,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! `waltgate check`: tries everything a running gateway would need, and says all that is wrong.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::host_keys;
+use crate::backend::node::check_identity;
+use crate::config::{Config, HostKeyPolicy, NodeOptions};
+use crate::gateway::Parts;
+use crate::inventory::{Freshness, Inventory as _};
+
+/// How long the WalT server gets to answer.
+const WALT_ANSWER: Duration = Duration::from_secs(15);
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What was tried and works, a line each.
+    pub fine: Vec<String>,
+    /// What is wrong, a line each.
+    pub problems: Vec<String>,
+}
+
+impl Findings {
+    fn note(&mut self, result: Result<String, String>) {
+        match result {
+            Ok(line) => self.fine.push(line),
+            Err(line) => self.problems.push(line),
+        }
+    }
+}
+
+/// Tries keys, engine and inventory of a configuration that was read. Creates nothing.
+pub async fn run(config: &Config) -> Findings {
+    let mut findings = Findings::default();
+    for path in &config.server.host_keys {
+        findings.note(check_host_key(path));
+    }
+    check_nodes(config, &mut findings);
+
+    let background = TaskTracker::new();
+    let stop = CancellationToken::new();
+    match Parts::new(config, &background, &stop) {
+        Ok(parts) => {
+            findings.problems.extend(parts.authenticator.problems());
+            if let Some(walt) = &parts.walt {
+                findings.note(match walt.wait_first(WALT_ANSWER).await {
+                    Freshness::Fresh => Ok(format!(
+                        "the WalT server lists {} nodes and {} images",
+                        walt.nodes().len(),
+                        walt.images().len()
+                    )),
+                    Freshness::Stale { reason, .. } | Freshness::Never { reason } => {
+                        Err(format!("[walt] api: {reason}"))
+                    }
+                });
+            }
+            findings.note(parts.images.check().await);
+        }
+        Err(error) => findings.problems.push(error.to_string()),
+    }
+    stop.cancel();
+    background.close();
+    background.wait().await;
+    findings
+}
+
+fn check_host_key(path: &Path) -> Result<String, String> {
+    if !path.exists() {
+        return Ok(format!("[server] host_keys: {} will be created", path.display()));
+    }
+    match host_keys::load_or_create(&[path.to_owned()]) {
+        Ok(_) => Ok(format!("[server] host_keys: {} can be used", path.display())),
+        Err(error) => Err(format!("[server] host_keys: {error}")),
+    }
+}
+
+fn check_nodes(config: &Config, findings: &mut Findings) {
+    let mut tried = Vec::new();
+    let nodes = config.nodes.iter().map(|(name, node)| (format!("[nodes.{name}]"), &node.options));
+    let defaults =
+        config.walt.iter().map(|_| ("[node_defaults]".to_owned(), &config.node_defaults));
+    for (section, options) in defaults.chain(nodes) {
+        let key = (options.identity.clone(), options.known_hosts.clone(), options.host_key_policy);
+        if tried.contains(&key) {
+            continue;
+        }
+        check_options(&section, options, findings);
+        tried.push(key);
+    }
+}
+
+fn check_options(section: &str, options: &NodeOptions, findings: &mut Findings) {
+    findings.note(match check_identity(options) {
+        Ok(()) => Ok(format!("{section} identity: {} can be used", options.identity.display())),
+        Err(reason) => Err(format!("{section} identity: {reason}")),
+    });
+    if options.host_key_policy == HostKeyPolicy::Strict {
+        let path = options.known_hosts.display();
+        findings.note(match std::fs::File::open(&options.known_hosts) {
+            Ok(_) => Ok(format!("{section} known_hosts: {path} can be read")),
+            Err(error) => Err(format!(
+                "{section} known_hosts: {path}: {error}; with host_key_policy = \"strict\" no \
+                 node can be reached without it"
+            )),
+        });
+    }
+}

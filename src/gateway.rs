@@ -1,0 +1,243 @@
+//! Puts the parts together: the only file that names them all.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::auth::host_keys::{self, HostKeyError};
+use crate::auth::{AuthSetupError, Authenticator};
+use crate::backend::image::ImageBackend;
+use crate::backend::lobby::Lobby;
+use crate::backend::node::NodeBackend;
+use crate::backend::{Attachment, Backend, BackendError, Caller, ClientChannels};
+use crate::config::{Config, HostKeyPolicy};
+use crate::inventory::static_toml::StaticInventory;
+use crate::inventory::walt_http::WaltInventory;
+use crate::inventory::{Freshness, Inventories, Inventory, InventoryError};
+use crate::listener;
+use crate::names::NodeName;
+use crate::relay::spool::SpoolLimits;
+use crate::server::Server;
+use crate::target::{NodesTarget, Target};
+
+/// What one direction of a channel may keep in memory before it goes to disk.
+const SPOOL_MEMORY: usize = 512 * 1024;
+/// How long the start waits for the WalT server's first answer before it goes on without.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum GatewayError {
+    #[error("cannot create {}: {source}", directory.display())]
+    StateDirectory { directory: PathBuf, source: io::Error },
+    #[error(transparent)]
+    HostKey(#[from] HostKeyError),
+    #[error(transparent)]
+    Auth(#[from] AuthSetupError),
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+}
+
+/// A gateway that listens; clients are served once [`Gateway::run`] is awaited.
+pub struct Gateway {
+    sockets: Vec<TcpListener>,
+    parts: Parts,
+    server: Arc<Server>,
+    config: Config,
+    background: TaskTracker,
+    stop_background: CancellationToken,
+}
+
+/// The parts that `waltgate check` tries too.
+pub(crate) struct Parts {
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) inventory: Arc<Inventories>,
+    pub(crate) walt: Option<Arc<WaltInventory>>,
+    pub(crate) images: Arc<ImageBackend>,
+    pub(crate) nodes: Arc<NodeBackend>,
+}
+
+impl Parts {
+    /// Makes the parts. Polling of the WalT server starts on `background`.
+    pub(crate) fn new(
+        config: &Config,
+        background: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Self, GatewayError> {
+        let authenticator = Arc::new(Authenticator::new(config)?);
+        let mut sources: Vec<Arc<dyn Inventory>> =
+            vec![Arc::new(StaticInventory::new(&config.nodes))];
+        let walt = match &config.walt {
+            Some(walt) => {
+                let (source, reading) =
+                    WaltInventory::spawn(walt, config.node_defaults.clone(), stop.clone())?;
+                background.spawn(reading);
+                sources.push(source.clone());
+                Some(source)
+            }
+            None => None,
+        };
+        let inventory = Arc::new(Inventories::new(sources));
+        let nodes = Arc::new(NodeBackend::new(
+            inventory.clone(),
+            config.server.state_dir.join("known_hosts"),
+        ));
+        let images = Arc::new(ImageBackend::new(config, inventory.clone()));
+        Ok(Self { authenticator, inventory, walt, images, nodes })
+    }
+}
+
+impl Gateway {
+    /// Creates what is missing (state directory, host keys), reads what is there, and listens.
+    pub async fn start(config: Config) -> Result<Self, GatewayError> {
+        let spool = config.server.state_dir.join("spool");
+        create_private(&config.server.state_dir)?;
+        create_private(&spool)?;
+        let paths = config.server.host_keys.clone();
+        let keys = tokio::task::spawn_blocking(move || host_keys::load_or_create(&paths))
+            .await
+            .map_err(|error| GatewayError::StateDirectory {
+            directory: spool.clone(),
+            source: io::Error::other(error),
+        })??;
+        warn_of_unchecked_host_keys(&config);
+
+        let background = TaskTracker::new();
+        let stop_background = CancellationToken::new();
+        let parts = Parts::new(&config, &background, &stop_background)?;
+        let sockets = listen(&config.server.listen).await?;
+        let backend = Backends {
+            nodes: parts.nodes.clone(),
+            images: parts.images.clone(),
+            inventory: parts.inventory.clone(),
+            authenticator: parts.authenticator.clone(),
+            lobby: config.server.lobby.clone(),
+        };
+        let limits =
+            SpoolLimits { memory: SPOOL_MEMORY, disk: config.limits.spool_bytes, directory: spool };
+        let server = Arc::new(Server::new(
+            parts.authenticator.clone(),
+            Arc::new(backend),
+            config.limits.clone(),
+            config.server.lobby.clone(),
+            limits,
+            keys,
+        ));
+        Ok(Self { sockets, parts, server, config, background, stop_background })
+    }
+
+    /// The addresses it listens on, with the ports the system chose.
+    ///
+    /// # Errors
+    /// getsockname(2) failed.
+    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.sockets.iter().map(TcpListener::local_addr).collect()
+    }
+
+    /// Serves clients until `shutdown`, then ends their sessions and cleans up.
+    pub async fn run(self, shutdown: CancellationToken) {
+        if let Some(walt) = &self.parts.walt
+            && walt.wait_first(FIRST_ANSWER).await != Freshness::Fresh
+        {
+            warn!("starting without the WalT server's lists; they are asked for again and again");
+        }
+        self.parts.images.reap().await;
+        for address in self.addresses().unwrap_or_default() {
+            info!("listening on {address}");
+        }
+        listener::serve(self.sockets, self.server, &self.config.limits, shutdown).await;
+        self.stop_background.cancel();
+        self.background.close();
+        self.background.wait().await;
+        info!("stopped");
+    }
+}
+
+/// Sends each kind of target to its backend.
+struct Backends {
+    nodes: Arc<NodeBackend>,
+    images: Arc<ImageBackend>,
+    inventory: Arc<Inventories>,
+    authenticator: Arc<Authenticator>,
+    lobby: NodeName,
+}
+
+impl Backend for Backends {
+    fn attach(
+        &self,
+        caller: Caller,
+        client: Arc<dyn ClientChannels>,
+        target: &Target,
+    ) -> Result<Arc<dyn Attachment>, BackendError> {
+        match target {
+            Target::Image(image) => Ok(self.images.attach(caller, image.clone())),
+            Target::Nodes(nodes) => self.attach_node(client, nodes),
+            Target::Lobby(_) => Ok(Arc::new(self.lobby(caller))),
+        }
+    }
+}
+
+impl Backends {
+    fn lobby(&self, caller: Caller) -> Lobby {
+        let identity = caller.identity.clone();
+        let authenticator = self.authenticator.clone();
+        let allows = move |name: &NodeName| {
+            authenticator.allows(&identity, &Target::Nodes(NodesTarget::one(name.clone())))
+        };
+        Lobby::new(caller, self.lobby.clone(), self.inventory.clone(), allows)
+    }
+
+    fn attach_node(
+        &self,
+        client: Arc<dyn ClientChannels>,
+        target: &NodesTarget,
+    ) -> Result<Arc<dyn Attachment>, BackendError> {
+        match target.single() {
+            Some(name) => Ok(self.nodes.attach(client, name.clone(), target.login.clone())),
+            None => Err(BackendError::Unsupported(
+                "several nodes at once are not supported yet; name one node".to_owned(),
+            )),
+        }
+    }
+}
+
+fn create_private(directory: &Path) -> Result<(), GatewayError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| GatewayError::StateDirectory { directory: directory.to_owned(), source })
+}
+
+async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, GatewayError> {
+    let mut sockets = Vec::with_capacity(addresses.len());
+    for &address in addresses {
+        let socket = TcpListener::bind(address)
+            .await
+            .map_err(|source| GatewayError::Listen { address, source })?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+fn warn_of_unchecked_host_keys(config: &Config) {
+    if config.node_defaults.host_key_policy == HostKeyPolicy::Off {
+        warn!("HOST KEYS OF NODES ARE NOT CHECKED: host_key_policy is \"off\" in [node_defaults]");
+    }
+    for (name, node) in &config.nodes {
+        if node.options.host_key_policy == HostKeyPolicy::Off {
+            warn!("THE HOST KEY OF {name} IS NOT CHECKED: its host_key_policy is \"off\"");
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! A queue between a sender that must not be kept waiting and a receiver that may be slow.
+//!
+//! russh grants window on receipt and stops reading a connection while one channel's queue is
+//! full, so a channel left unread stalls its siblings. Every channel is therefore read all the
+//! time; what its receiver cannot take yet waits here: in memory first, then in an unlinked
+//! temporary file, up to a cap. Only past the cap is the sender kept waiting.
+//!
+//! One producer, one consumer, strictly first in, first out.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tracing::warn;
+
+/// How much may wait, and where.
+#[derive(Debug, Clone)]
+pub struct SpoolLimits {
+    /// Bytes kept in memory.
+    pub memory: usize,
+    /// Bytes kept on disk beyond that; 0: never use the disk.
+    pub disk: u64,
+    /// Directory of the temporary file.
+    pub directory: PathBuf,
+}
+
+impl SpoolLimits {
+    /// Memory only: for sources that can be left unread without harm to others.
+    pub fn memory_only(memory: usize) -> Self {
+        Self { memory, disk: 0, directory: PathBuf::new() }
+    }
+}
+
+/// Which of a session's two byte streams, RFC 4254 section 5.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// `SSH_MSG_CHANNEL_DATA`.
+    Data,
+    /// `SSH_MSG_CHANNEL_EXTENDED_DATA` of type stderr.
+    Stderr,
+}
+
+/// What is queued: bytes, or a mark between bytes such as EOF.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece<M> {
+    /// Bytes of a stream. Their borders carry no meaning.
+    Bytes(Stream, Bytes),
+    /// Anything else, in its place.
+    Mark(M),
+}
+
+/// The largest piece read back from disk at once.
+const DISK_READ: usize = 128 * 1024;
+
+enum Entry<M> {
+    Memory(Piece<M>),
+    /// `len` bytes of a stream from `start`, an offset that only grows; its place in the file is
+    /// `start % limits.disk`.
+    Disk {
+        stream: Stream,
+        start: u64,
+        len: u64,
+    },
+}
+
+struct State<M> {
+    entries: VecDeque<Entry<M>>,
+    memory: usize,
+    disk: u64,
+    /// Offset of the next byte written to disk.
+    tail: u64,
+    file: Option<Arc<File>>,
+    /// The disk failed once; from then on only memory is used.
+    disk_failed: bool,
+    producer_gone: bool,
+    consumer_gone: bool,
+}
+
+struct Shared<M> {
+    limits: SpoolLimits,
+    state: Mutex<State<M>>,
+    filled: Notify,
+    drained: Notify,
+}
+
+impl<M> Shared<M> {
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
+        // Every critical section leaves the state consistent, so a panic elsewhere is harmless.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sending end. Dropping it ends the queue after what is in it.
+pub struct Producer<M>(Arc<Shared<M>>);
+
+/// The receiving end. After it is dropped, everything sent is discarded at once.
+pub struct Consumer<M>(Arc<Shared<M>>);
+
+/// Makes a queue.
+pub fn spool<M>(limits: SpoolLimits) -> (Producer<M>, Consumer<M>) {
+    let shared = Arc::new(Shared {
+        limits,
+        state: Mutex::new(State {
+            entries: VecDeque::new(),
+            memory: 0,
+            disk: 0,
+            tail: 0,
+            file: None,
+            disk_failed: false,
+            producer_gone: false,
+            consumer_gone: false,
+        }),
+        filled: Notify::new(),
+        drained: Notify::new(),
+    });
+    (Producer(shared.clone()), Consumer(shared))
+}
+
+enum Place {
+    Memory,
+    Disk(u64),
+    Nowhere,
+    Discard,
+}
+
+impl<M> Producer<M> {
+    /// Queues a piece. Waits only while both memory and disk are full.
+    pub async fn push(&self, piece: Piece<M>) {
+        let (stream, bytes) = match piece {
+            Piece::Bytes(stream, bytes) => (stream, bytes),
+            mark @ Piece::Mark(_) => {
+                self.0.lock().entries.push_back(Entry::Memory(mark));
+                self.0.filled.notify_one();
+                return;
+            }
+        };
+        if bytes.is_empty() {
+            return;
+        }
+        loop {
+            match self.place(bytes.len()) {
+                Place::Discard => return,
+                Place::Memory => {
+                    let mut state = self.0.lock();
+                    state.memory += bytes.len();
+                    state.entries.push_back(Entry::Memory(Piece::Bytes(stream, bytes)));
+                    break;
+                }
+                Place::Disk(start) => match self.write(start, bytes.clone()).await {
+                    Ok(file) => {
+                        self.record(file, stream, start, bytes.len() as u64);
+                        break;
+                    }
+                    Err(error) => {
+                        warn!(
+                            directory = %self.0.limits.directory.display(),
+                            %error,
+                            "cannot spool to disk, a slow receiver will hold up its connection"
+                        );
+                        self.0.lock().disk_failed = true;
+                    }
+                },
+                Place::Nowhere => self.0.drained.notified().await,
+            }
+        }
+        self.0.filled.notify_one();
+    }
+
+    fn place(&self, len: usize) -> Place {
+        let state = self.0.lock();
+        let limits = &self.0.limits;
+        if state.consumer_gone {
+            Place::Discard
+        } else if state.disk == 0 && (state.memory == 0 || state.memory + len <= limits.memory) {
+            Place::Memory
+        } else if !state.disk_failed && state.disk + len as u64 <= limits.disk {
+            Place::Disk(state.tail)
+        } else {
+            Place::Nowhere
+        }
+    }
+
+    async fn write(&self, start: u64, bytes: Bytes) -> io::Result<Arc<File>> {
+        let file = self.0.lock().file.clone();
+        let directory = self.0.limits.directory.clone();
+        let ring = self.0.limits.disk;
+        tokio::task::spawn_blocking(move || {
+            let file = match file {
+                Some(file) => file,
+                None => Arc::new(tempfile::tempfile_in(directory)?),
+            };
+            let at = start % ring;
+            let until_wrap = usize::try_from(ring - at).unwrap_or(usize::MAX).min(bytes.len());
+            file.write_all_at(&bytes[..until_wrap], at)?;
+            file.write_all_at(&bytes[until_wrap..], 0)?;
+            Ok(file)
+        })
+        .await
+        .map_err(io::Error::other)?
+    }
+
+    fn record(&self, file: Arc<File>, stream: Stream, start: u64, len: u64) {
+        let mut state = self.0.lock();
+        state.file = Some(file);
+        state.tail = start + len;
+        state.disk += len;
+        match state.entries.back_mut() {
+            Some(Entry::Disk { stream: last, len: last_len, .. }) if *last == stream => {
+                *last_len += len;
+            }
+            _ => state.entries.push_back(Entry::Disk { stream, start, len }),
+        }
+    }
+}
+
+impl<M> Drop for Producer<M> {
+    fn drop(&mut self) {
+        self.0.lock().producer_gone = true;
+        self.0.filled.notify_one();
+    }
+}
+
+enum Next<M> {
+    Piece(Piece<M>),
+    Read { file: Arc<File>, stream: Stream, start: u64, len: usize },
+    Empty,
+    End,
+}
+
+impl<M> Consumer<M> {
+    /// The next piece, `None` after the last. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// What was written to disk cannot be read back: the stream is broken.
+    pub async fn pop(&mut self) -> io::Result<Option<Piece<M>>> {
+        loop {
+            match self.next() {
+                Next::Piece(piece) => {
+                    self.0.drained.notify_one();
+                    return Ok(Some(piece));
+                }
+                Next::Read { file, stream, start, len } => {
+                    let bytes = self.read(file, start, len).await?;
+                    self.forget(len as u64);
+                    self.0.drained.notify_one();
+                    return Ok(Some(Piece::Bytes(stream, bytes)));
+                }
+                Next::End => return Ok(None),
+                Next::Empty => self.0.filled.notified().await,
+            }
+        }
+    }
+
+    /// Puts bytes back at the front, to be popped next.
+    pub fn unpop(&mut self, stream: Stream, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut state = self.0.lock();
+        state.memory += bytes.len();
+        state.entries.push_front(Entry::Memory(Piece::Bytes(stream, bytes)));
+    }
+
+    /// Drops all bytes that wait now; marks stay.
+    pub fn discard_queued(&mut self) {
+        let mut state = self.0.lock();
+        state.entries.retain(|entry| matches!(entry, Entry::Memory(Piece::Mark(_))));
+        state.memory = 0;
+        state.disk = 0;
+        state.tail = 0;
+        drop(state);
+        self.0.drained.notify_one();
+    }
+
+    fn next(&mut self) -> Next<M> {
+        let mut state = self.0.lock();
+        match state.entries.front() {
+            Some(Entry::Memory(_)) => {}
+            Some(&Entry::Disk { stream, start, len }) => {
+                let Some(file) = state.file.clone() else {
+                    return Next::End;
+                };
+                let len = usize::try_from(len).unwrap_or(DISK_READ).min(DISK_READ);
+                return Next::Read { file, stream, start, len };
+            }
+            None if state.producer_gone => return Next::End,
+            None => return Next::Empty,
+        }
+        match state.entries.pop_front() {
+            Some(Entry::Memory(piece)) => {
+                if let Piece::Bytes(_, bytes) = &piece {
+                    state.memory -= bytes.len();
+                }
+                Next::Piece(piece)
+            }
+            _ => Next::Empty,
+        }
+    }
+
+    async fn read(&self, file: Arc<File>, start: u64, len: usize) -> io::Result<Bytes> {
+        let ring = self.0.limits.disk;
+        tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; len];
+            let at = start % ring;
+            let until_wrap = usize::try_from(ring - at).unwrap_or(usize::MAX).min(len);
+            file.read_exact_at(&mut bytes[..until_wrap], at)?;
+            file.read_exact_at(&mut bytes[until_wrap..], 0)?;
+            Ok(Bytes::from(bytes))
+        })
+        .await
+        .map_err(io::Error::other)?
+    }
+
+    /// Takes `read` bytes off the disk entry at the front.
+    fn forget(&mut self, read: u64) {
+        let mut state = self.0.lock();
+        state.disk -= read;
+        if let Some(Entry::Disk { start, len, .. }) = state.entries.front_mut() {
+            *start += read;
+            *len -= read;
+            if *len == 0 {
+                state.entries.pop_front();
+            }
+        }
+        if state.disk == 0 {
+            // Gives the space back; the next spill starts a new file.
+            state.file = None;
+            state.tail = 0;
+        }
+    }
+}
+
+impl<M> Drop for Consumer<M> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.consumer_gone = true;
+        state.entries.clear();
+        state.file = None;
+        drop(state);
+        self.0.drained.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(memory: usize, disk: u64) -> SpoolLimits {
+        SpoolLimits { memory, disk, directory: std::env::temp_dir() }
+    }
+
+    fn piece(byte: u8, len: usize) -> Piece<()> {
+        Piece::Bytes(Stream::Data, Bytes::from(vec![byte; len]))
+    }
+
+    async fn drain(consumer: &mut Consumer<()>) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(piece) = consumer.pop().await.unwrap() {
+            match piece {
+                Piece::Bytes(_, bytes) => all.extend_from_slice(&bytes),
+                Piece::Mark(()) => all.push(b'|'),
+            }
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn keeps_order_across_memory_disk_and_marks() {
+        let (producer, mut consumer) = spool(limits(4, 100));
+        producer.push(piece(1, 4)).await;
+        producer.push(piece(2, 30)).await;
+        producer.push(Piece::Mark(())).await;
+        producer.push(piece(3, 1)).await;
+        drop(producer);
+        let mut expected = vec![1; 4];
+        expected.extend([2; 30]);
+        expected.push(b'|');
+        expected.push(3);
+        assert_eq!(drain(&mut consumer).await, expected);
+    }
+
+    #[tokio::test]
+    async fn waits_only_past_the_cap_and_goes_on_when_drained() {
+        let (producer, mut consumer) = spool(limits(10, 20));
+        producer.push(piece(1, 10)).await;
+        producer.push(piece(2, 20)).await;
+        let mut blocked = Box::pin(producer.push(piece(3, 15)));
+        assert!(futures_util::poll!(blocked.as_mut()).is_pending());
+        consumer.pop().await.unwrap();
+        consumer.pop().await.unwrap();
+        blocked.await;
+        assert_eq!(consumer.pop().await.unwrap(), Some(piece(3, 15)));
+    }
+
+    #[tokio::test]
+    async fn wraps_around_the_file_without_losing_a_byte() {
+        let (producer, mut consumer) = spool(limits(1, 1000));
+        let sent: Vec<u8> = (0..200_000u32).map(|n| (n % 251) as u8).collect();
+        let source = sent.clone();
+        let sending = tokio::spawn(async move {
+            for chunk in source.chunks(333) {
+                let chunk = Bytes::copy_from_slice(chunk);
+                producer.push(Piece::Bytes(Stream::Data, chunk)).await;
+            }
+        });
+        assert_eq!(drain(&mut consumer).await, sent);
+        sending.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_piece_larger_than_memory_passes_without_a_disk() {
+        let (producer, mut consumer) = spool(SpoolLimits::memory_only(4));
+        producer.push(piece(7, 100)).await;
+        assert_eq!(consumer.pop().await.unwrap(), Some(piece(7, 100)));
+    }
+
+    #[tokio::test]
+    async fn an_unusable_directory_falls_back_to_memory() {
+        let mut limits = limits(8, 100);
+        limits.directory = "/nonexistent".into();
+        let (producer, mut consumer) = spool(limits);
+        producer.push(piece(1, 8)).await;
+        let mut blocked = Box::pin(producer.push(piece(2, 8)));
+        while futures_util::poll!(blocked.as_mut()).is_pending() {
+            if producer.0.lock().disk_failed {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(consumer.pop().await.unwrap(), Some(piece(1, 8)));
+        blocked.await;
+        assert_eq!(consumer.pop().await.unwrap(), Some(piece(2, 8)));
+    }
+
+    #[tokio::test]
+    async fn a_gone_consumer_never_blocks_the_producer() {
+        let (producer, consumer) = spool(limits(1, 1));
+        drop(consumer);
+        for _ in 0..10 {
+            producer.push(piece(1, 1000)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_stay_apart_on_disk() {
+        let (producer, mut consumer) = spool::<()>(limits(1, 100));
+        let err = |bytes: &'static [u8]| Piece::Bytes(Stream::Stderr, Bytes::from_static(bytes));
+        producer.push(piece(0, 1)).await;
+        producer.push(piece(1, 5)).await;
+        producer.push(err(b"oops")).await;
+        drop(producer);
+        assert_eq!(consumer.pop().await.unwrap(), Some(piece(0, 1)));
+        assert_eq!(consumer.pop().await.unwrap(), Some(piece(1, 5)));
+        assert_eq!(consumer.pop().await.unwrap(), Some(err(b"oops")));
+        assert_eq!(consumer.pop().await.unwrap(), None);
+    }
+}

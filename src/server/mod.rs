@@ -1,0 +1,212 @@
+//! Speaks SSH with the client: the only home of `russh::server`.
+//!
+//! [`Server::serve`] runs one connection: handshake and authentication within the grace time
+//! ([`handler`]), then its session channels ([`session`]) until the client leaves, stays idle too
+//! long, or the gateway shuts down.
+
+mod arrival;
+mod channel;
+mod connection;
+mod console;
+mod forward;
+mod handler;
+mod line_editor;
+mod refusal;
+mod session;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use russh::keys::PrivateKey;
+use russh::server::Config;
+use russh::{Disconnect, MethodKind, MethodSet};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, field, info, info_span, warn};
+
+use self::connection::Connection;
+use self::handler::ClientHandler;
+use crate::auth::Authenticator;
+use crate::backend::Backend;
+use crate::config::Limits;
+use crate::names::NodeName;
+use crate::relay::spool::SpoolLimits;
+use crate::ssh::algorithms;
+use crate::ssh::stream::CancellableStream;
+
+/// Window of a channel towards the client, in bytes, as OpenSSH's.
+const WINDOW: u32 = 2 * 1024 * 1024;
+/// Packets of a channel that russh may queue before the channel's reader takes them.
+const CHANNEL_BUFFER: usize = 64;
+/// Messages to the client that may wait to be written.
+const EVENT_BUFFER: usize = 32;
+/// How long a client gets to take the last messages and leave.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// What every connection needs.
+pub struct Server {
+    authenticator: Arc<Authenticator>,
+    backend: Arc<dyn Backend>,
+    limits: Limits,
+    lobby: NodeName,
+    spool: SpoolLimits,
+    ssh: Arc<Config>,
+}
+
+impl Server {
+    /// Puts the parts together. `spool` bounds what one stalled direction of a channel may keep.
+    pub fn new(
+        authenticator: Arc<Authenticator>,
+        backend: Arc<dyn Backend>,
+        limits: Limits,
+        lobby: NodeName,
+        spool: SpoolLimits,
+        host_keys: Vec<PrivateKey>,
+    ) -> Self {
+        let mut methods = MethodSet::empty();
+        methods.push(MethodKind::PublicKey);
+        if authenticator.methods().password {
+            methods.push(MethodKind::Password);
+        }
+        let ssh = Arc::new(Config {
+            server_id: algorithms::identification(),
+            methods,
+            // Passwords cost the same time whether right, wrong or without an account; a refused
+            // public key tells nothing and need not cost any.
+            auth_rejection_time: Duration::ZERO,
+            auth_rejection_time_initial: Some(Duration::ZERO),
+            keys: host_keys,
+            window_size: WINDOW,
+            channel_buffer_size: CHANNEL_BUFFER,
+            event_buffer_size: EVENT_BUFFER,
+            preferred: algorithms::preferred(),
+            // OpenSSH's first attempt, "none", counts here but not in sshd's MaxAuthTries.
+            max_auth_attempts: limits.max_auth_attempts + 1,
+            inactivity_timeout: None,
+            keepalive_interval: Some(algorithms::CLIENT_KEEPALIVE),
+            keepalive_max: 3,
+            nodelay: true,
+            ..Config::default()
+        });
+        Self { authenticator, backend, limits, lobby, spool, ssh }
+    }
+
+    /// Serves one connection until it ends. `startup` is held until the client has authenticated.
+    pub async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        id: u64,
+        startup: impl Send,
+        shutdown: CancellationToken,
+    ) {
+        let span = info_span!(
+            "connection",
+            id,
+            %peer,
+            account = field::Empty,
+            target = field::Empty
+        );
+        let connection = Arc::new(Connection::new(self, peer, id, span.clone()));
+        run(connection, stream, startup, shutdown).instrument(span).await;
+    }
+}
+
+async fn run(
+    connection: Arc<Connection>,
+    stream: TcpStream,
+    startup: impl Send,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "cannot switch off Nagle's algorithm");
+    }
+    // Whatever way this function ends, russh's task ends with it.
+    let stream_end = CancellationToken::new();
+    let _end_with_us = stream_end.clone().drop_guard();
+    let stream = CancellableStream::new(stream, &stream_end);
+    let handler = ClientHandler::new(connection.clone());
+    let ssh = connection.server.ssh.clone();
+    let running = async { russh::server::run_stream(ssh, stream, handler).await?.await };
+    tokio::pin!(running);
+
+    let grace = connection.server.limits.login_grace;
+    tokio::select! {
+        ended = &mut running => return log_end(ended, "before authentication"),
+        () = connection.authenticated.cancelled() => {}
+        () = tokio::time::sleep(grace) => {
+            return info!("not authenticated within {} s", grace.as_secs());
+        }
+        () = shutdown.cancelled() => return,
+    }
+    drop(startup);
+
+    tokio::select! {
+        ended = &mut running => log_end(ended, "by the client"),
+        () = idle(&connection) => {
+            let minutes = connection.server.limits.idle.unwrap_or_default().as_secs() / 60;
+            info!("closing after {minutes} min without traffic");
+            end(&connection, &format!("closed after {minutes} min without traffic"), running).await;
+        }
+        () = shutdown.cancelled() => {
+            end(&connection, "the gateway is shutting down", running).await;
+        }
+    }
+    connection.end("the client went away");
+    connection.sessions.close();
+    connection.sessions.wait().await;
+    if let Some(attachment) = connection.detach() {
+        attachment.close().await;
+    }
+    debug!("connection closed");
+}
+
+/// Lets the sessions tell their clients why they end, then says goodbye.
+async fn end(
+    connection: &Connection,
+    reason: &str,
+    running: impl Future<Output = Result<(), russh::Error>>,
+) {
+    connection.end(reason);
+    let farewell = async {
+        connection.sessions.close();
+        connection.sessions.wait().await;
+        if let Some(handle) = connection.handle() {
+            // Goes out after the sessions' last words; a client that is gone misses nothing.
+            let goodbye = handle.disconnect(Disconnect::ByApplication, reason.into(), "".into());
+            if goodbye.await.is_err() {
+                debug!("the client left first");
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = running => log_end(ended, "by the gateway"),
+        () = farewell => {}
+        () = tokio::time::sleep(FAREWELL) => debug!("the client did not take its leave in time"),
+    }
+}
+
+/// Resolves when no data passed for the configured time.
+async fn idle(connection: &Connection) {
+    let Some(limit) = connection.server.limits.idle else {
+        return std::future::pending().await;
+    };
+    loop {
+        let left = limit.saturating_sub(connection.idle_for());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left).await;
+    }
+}
+
+fn log_end(ended: Result<(), russh::Error>, by: &str) {
+    use russh::Error;
+    match ended {
+        Ok(()) | Err(Error::Disconnect | Error::HUP | Error::IO(_)) => debug!("closed {by}"),
+        Err(Error::KeepaliveTimeout) => info!("the client stopped answering"),
+        Err(error) => warn!(%error, "SSH protocol error, connection closed"),
+    }
+}

@@ -1,0 +1,5 @@
+//! What the server and the client side of SSH share.
+
+pub(crate) mod algorithms;
+pub(crate) mod signal;
+pub(crate) mod stream;
