@@ -1,5 +1,7 @@
 //! `waltgate check` and `waltgate hash-password`.
 
+#![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
+
 mod support;
 
 use std::net::TcpStream;
@@ -15,12 +17,9 @@ fn check(testbed: &Testbed, toml: &str) -> Finished {
 #[test]
 fn check_names_file_line_and_key_of_a_typo_and_suggests_the_right_one() {
     let testbed = Testbed::new();
-    let said = check(
-        &testbed,
-        "[server]\nlisten = [\"127.0.0.1:0\"]\n\n[limits]\nmax_startup = 5\n",
-    );
-    said.expect_code(1)
-        .expect_stderr_with(&["waltgate.toml", "5", "max_startup", "max_startups"]);
+    let said =
+        check(&testbed, "[server]\nlisten = [\"127.0.0.1:0\"]\n\n[limits]\nmax_startup = 5\n");
+    said.expect_code(1).expect_stderr_with(&["waltgate.toml", "5", "max_startup", "max_startups"]);
 }
 
 #[test]
@@ -31,8 +30,7 @@ fn check_reports_everything_at_once() {
         "[server]\nlisten = [\"nowhere\"]\n\n[limits]\nmax_startups = -1\n\n\
          [nodes.rpi1]\naddress = \"127.0.0.1\"\nboot_mod = \"network\"\n",
     );
-    said.expect_code(1)
-        .expect_stderr_with(&["listen", "max_startups", "boot_mod"]);
+    said.expect_code(1).expect_stderr_with(&["listen", "max_startups", "boot_mod"]);
 }
 
 #[test]

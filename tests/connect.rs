@@ -1,5 +1,7 @@
 //! From the TCP connection to an allowed target: who gets in, who does not, and what they learn.
 
+#![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
+
 mod support;
 
 use std::fs;
@@ -21,10 +23,7 @@ fn closed_auth(testbed: &Testbed) -> String {
 /// A key that belongs to an account.
 fn account_key(testbed: &Testbed, account: &str) -> PathBuf {
     let key = testbed.generate_key(account, "ed25519");
-    testbed.write(
-        format!("accounts/{account}.pub"),
-        testbed.read(format!("{account}.pub")),
-    );
+    testbed.write(format!("accounts/{account}.pub"), testbed.read(format!("{account}.pub")));
     key
 }
 
@@ -68,18 +67,8 @@ fn a_public_key_tells_who_the_client_is() {
         .tables("[accounts.alice]\nallow = [\"rpi*\"]")
         .start();
 
-    gateway
-        .ssh("rpi1")
-        .identity(&key)
-        .command("echo in")
-        .run()
-        .expect_success();
-    gateway
-        .ssh("alice+rpi1")
-        .identity(&key)
-        .command("echo in")
-        .run()
-        .expect_success();
+    gateway.ssh("rpi1").identity(&key).command("echo in").run().expect_success();
+    gateway.ssh("alice+rpi1").identity(&key).command("echo in").run().expect_success();
     gateway.expect_log("alice");
 }
 
@@ -111,12 +100,7 @@ fn a_key_does_not_speak_for_another_account() {
     let node = testbed.sshd("rpi1");
     let gateway = testbed.gateway().auth(&auth).node(&node).start();
 
-    gateway
-        .ssh("bob+rpi1")
-        .identity(&alice)
-        .command("true")
-        .run()
-        .expect_code(255);
+    gateway.ssh("bob+rpi1").identity(&alice).command("true").run().expect_code(255);
 }
 
 #[test]
@@ -128,18 +112,9 @@ fn keys_of_all_usual_types_are_accepted() {
 
     for kind in ["rsa", "ecdsa", "ed25519"] {
         let key = testbed.generate_key(kind, kind);
-        testbed.write(
-            format!("accounts/{kind}.pub"),
-            testbed.read(format!("{kind}.pub")),
-        );
+        testbed.write(format!("accounts/{kind}.pub"), testbed.read(format!("{kind}.pub")));
         eventually("a new key file is read", || {
-            gateway
-                .ssh("rpi1")
-                .identity(&key)
-                .command("true")
-                .run()
-                .code
-                == Some(0)
+            gateway.ssh("rpi1").identity(&key).command("true").run().code == Some(0)
         });
     }
 }
@@ -157,37 +132,18 @@ fn options_of_a_key_restrict_its_sessions() {
     let node = testbed.sshd("rpi1");
     let gateway = testbed.gateway().auth(&auth).node(&node).start();
 
-    let on_terminal = gateway
-        .ssh("rpi1")
-        .identity(&key)
-        .option(&["-tt"])
-        .command("tty");
+    let on_terminal = gateway.ssh("rpi1").identity(&key).option(&["-tt"]).command("tty");
     let said = on_terminal.run();
-    assert!(
-        !said.text().contains("/dev/"),
-        "a terminal in spite of restrict: {said:?}"
-    );
-    gateway
-        .ssh("rpi1")
-        .identity(&key)
-        .command("echo in")
-        .run()
-        .expect_stdout("in\n");
-    gateway
-        .ssh("rpi1")
-        .identity(&elsewhere)
-        .command("true")
-        .run()
-        .expect_code(255);
+    assert!(!said.text().contains("/dev/"), "a terminal in spite of restrict: {said:?}");
+    gateway.ssh("rpi1").identity(&key).command("echo in").run().expect_stdout("in\n");
+    gateway.ssh("rpi1").identity(&elsewhere).command("true").run().expect_code(255);
 }
 
 #[test]
 fn a_password_lets_in_and_a_wrong_one_does_not() {
     let testbed = Testbed::new();
     let node = testbed.sshd("rpi1");
-    let gateway = gateway_with_password(&testbed, "open sesame")
-        .node(&node)
-        .start();
+    let gateway = gateway_with_password(&testbed, "open sesame").node(&node).start();
 
     gateway
         .ssh("alice+rpi1")
@@ -197,12 +153,7 @@ fn a_password_lets_in_and_a_wrong_one_does_not() {
         .expect_success()
         .expect_stdout("in\n");
     // sshpass ends with 5 when the password is not accepted.
-    gateway
-        .ssh("alice+rpi1")
-        .password("open barley")
-        .command("echo in")
-        .run()
-        .expect_code(5);
+    gateway.ssh("alice+rpi1").password("open barley").command("echo in").run().expect_code(5);
     assert!(!gateway.log().contains("open sesame") && !gateway.log().contains("open barley"));
 }
 
@@ -210,25 +161,11 @@ fn a_password_lets_in_and_a_wrong_one_does_not() {
 fn an_unknown_account_is_told_the_same_as_a_wrong_password() {
     let testbed = Testbed::new();
     let node = testbed.sshd("rpi1");
-    let gateway = gateway_with_password(&testbed, "open sesame")
-        .node(&node)
-        .start();
+    let gateway = gateway_with_password(&testbed, "open sesame").node(&node).start();
 
-    let known = gateway
-        .ssh("alice+rpi1")
-        .password("wrong")
-        .command("true")
-        .run();
-    let unknown = gateway
-        .ssh("mallory+rpi1")
-        .password("wrong")
-        .command("true")
-        .run();
-    let no_node = gateway
-        .ssh("alice+nowhere")
-        .password("wrong")
-        .command("true")
-        .run();
+    let known = gateway.ssh("alice+rpi1").password("wrong").command("true").run();
+    let unknown = gateway.ssh("mallory+rpi1").password("wrong").command("true").run();
+    let no_node = gateway.ssh("alice+nowhere").password("wrong").command("true").run();
     assert_eq!(known.code, unknown.code);
     assert_eq!(known.stderr.replace("alice", "mallory"), unknown.stderr);
     assert_eq!(known.stderr.replace("rpi1", "nowhere"), no_node.stderr);
@@ -245,25 +182,12 @@ fn an_open_network_asks_for_nothing() {
         .tables("[accounts.bob]\nallow = [\"image.*\"]")
         .start();
 
-    let from_inside = |user: &str| {
-        gateway
-            .ssh(user)
-            .option(&["-b", "127.0.0.5"])
-            .command("true")
-    };
+    let from_inside = |user: &str| gateway.ssh(user).option(&["-b", "127.0.0.5"]).command("true");
     from_inside("rpi1").run().expect_success();
     gateway.expect_log("visitor");
     // It may say who it is, and then has that account's rights.
-    from_inside("bob+rpi1")
-        .run()
-        .expect_code(77)
-        .expect_one_gateway_line();
-    gateway
-        .ssh("rpi1")
-        .option(&["-b", "127.0.0.6"])
-        .command("true")
-        .run()
-        .expect_code(255);
+    from_inside("bob+rpi1").run().expect_code(77).expect_one_gateway_line();
+    gateway.ssh("rpi1").option(&["-b", "127.0.0.6"]).command("true").run().expect_code(255);
 }
 
 #[test]
@@ -277,10 +201,11 @@ fn a_forbidden_target_is_refused_with_77() {
         .start();
 
     let said = gateway.ssh("rpi1").command("echo in").run();
-    said.expect_code(77)
-        .expect_stdout("")
-        .expect_one_gateway_line()
-        .expect_stderr_with(&["guest", "rpi1", "not allowed"]);
+    said.expect_code(77).expect_stdout("").expect_one_gateway_line().expect_stderr_with(&[
+        "guest",
+        "rpi1",
+        "not allowed",
+    ]);
 }
 
 #[test]
@@ -315,30 +240,16 @@ fn a_name_that_cannot_be_one_is_explained_after_login() {
 fn garbage_instead_of_a_banner_ends_that_connection_only() {
     let testbed = Testbed::new();
     let node = testbed.sshd("rpi1");
-    let gateway = testbed
-        .gateway()
-        .node(&node)
-        .limits("login_grace_seconds = 5")
-        .start();
+    let gateway = testbed.gateway().node(&node).limits("login_grace_seconds = 5").start();
 
-    let garbage: Vec<u8> = (0..4096_u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
-    for junk in [
-        &b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"[..],
-        &garbage,
-        &[0; 64],
-    ] {
+    let garbage: Vec<u8> =
+        (0..4096_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for junk in [&b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"[..], &garbage, &[0; 64]] {
         let mut stream = connect(&gateway);
         stream.write_all(junk).unwrap();
         read_to_close(&stream);
     }
-    gateway
-        .ssh("rpi1")
-        .command("echo alive")
-        .run()
-        .expect_success()
-        .expect_stdout("alive\n");
+    gateway.ssh("rpi1").command("echo alive").run().expect_success().expect_stdout("alive\n");
 }
 
 #[test]
@@ -374,16 +285,8 @@ fn a_flood_from_one_source_does_not_keep_others_out() {
         })
         .collect();
     let refused = read_to_close(&connect(&gateway));
-    assert!(
-        !refused.starts_with(b"SSH-"),
-        "a fourth startup: {refused:?}"
-    );
-    gateway
-        .ssh("rpi1")
-        .option(&["-b", "127.0.0.9"])
-        .command("true")
-        .run()
-        .expect_success();
+    assert!(!refused.starts_with(b"SSH-"), "a fourth startup: {refused:?}");
+    gateway.ssh("rpi1").option(&["-b", "127.0.0.9"]).command("true").run().expect_success();
     drop(held);
     eventually("the source may connect again", || {
         gateway.ssh("rpi1").command("true").run().code == Some(0)
@@ -420,16 +323,10 @@ fn too_many_refused_attempts_end_the_connection() {
     let testbed = Testbed::new();
     let auth = closed_auth(&testbed);
     let key = account_key(&testbed, "alice");
-    let wrong: Vec<_> = (0..4)
-        .map(|i| testbed.generate_key(&format!("wrong{i}"), "ed25519"))
-        .collect();
+    let wrong: Vec<_> =
+        (0..4).map(|i| testbed.generate_key(&format!("wrong{i}"), "ed25519")).collect();
     let node = testbed.sshd("rpi1");
-    let gateway = testbed
-        .gateway()
-        .auth(&auth)
-        .node(&node)
-        .limits("max_auth_attempts = 3")
-        .start();
+    let gateway = testbed.gateway().auth(&auth).node(&node).limits("max_auth_attempts = 3").start();
 
     let after = |refused: usize| {
         let mut client = gateway.ssh("rpi1");
@@ -450,25 +347,13 @@ fn sessions_of_one_connection_are_limited() {
     let gateway = testbed.gateway().node(&node).limits(limits).start();
     let socket = testbed.path("control").display().to_string();
 
-    let mut first = gateway
-        .ssh("rpi1")
-        .option(&["-M", "-S", &socket])
-        .command("cat")
-        .start();
+    let mut first = gateway.ssh("rpi1").option(&["-M", "-S", &socket]).command("cat").start();
     first.send("one\n");
     first.expect_stdout("one\n");
-    let mut second = gateway
-        .ssh("rpi1")
-        .option(&["-S", &socket])
-        .command("cat")
-        .start();
+    let mut second = gateway.ssh("rpi1").option(&["-S", &socket]).command("cat").start();
     second.send("two\n");
     second.expect_stdout("two\n");
-    let third = gateway
-        .ssh("rpi1")
-        .option(&["-S", &socket])
-        .command("true")
-        .run();
+    let third = gateway.ssh("rpi1").option(&["-S", &socket]).command("true").run();
     assert!(third.stderr.contains("refused"), "{third:?}");
     second.finish().expect_success();
     first.finish().expect_success();
@@ -497,9 +382,6 @@ fn a_stop_ends_sessions_and_exits_with_0() {
     session.expect_stdout("in\n");
 
     assert_eq!(gateway.stop(), Some(0));
-    session
-        .finish()
-        .expect_code(255)
-        .expect_stderr_with(&["waltgate: "]);
+    session.finish().expect_code(255).expect_stderr_with(&["waltgate: "]);
     assert!(TcpStream::connect(gateway.address()).is_err());
 }

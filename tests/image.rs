@@ -1,5 +1,7 @@
 //! Shells and commands in containers of images, on a real Docker engine.
 
+#![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
+
 mod support;
 
 use support::{Engine, Gateway, Image, Terminal, Testbed, eventually};
@@ -68,11 +70,7 @@ fn a_command_has_its_own_input_output_error_and_status() {
     let gateway = gateway(&testbed, &engine);
     let data: Vec<u8> = (0..=255).cycle().take(100_000).collect();
 
-    let said = gateway
-        .ssh(&image.user())
-        .command("cat; echo err >&2; exit 3")
-        .stdin(&data)
-        .run();
+    let said = gateway.ssh(&image.user()).command("cat; echo err >&2; exit 3").stdin(&data).run();
     let said = said.expect_code(3);
     assert!(said.stdout == data, "{} bytes came back", said.stdout.len());
     assert!(said.stderr.starts_with("err\n"), "{said:?}");
@@ -105,12 +103,7 @@ fn enter_overwrites_ones_own_image_after_a_confirmation() {
     let image = engine.image_with(
         "guest",
         "limited",
-        &[
-            "ENV COLOUR=blue",
-            "WORKDIR /tmp",
-            "ENTRYPOINT [\"/bin/sh\"]",
-            "LABEL some=label",
-        ],
+        &["ENV COLOUR=blue", "WORKDIR /tmp", "ENTRYPOINT [\"/bin/sh\"]", "LABEL some=label"],
     );
     let gateway = gateway(&testbed, &engine);
     let own = image.owned_by("guest");
@@ -161,11 +154,7 @@ fn a_new_name_makes_a_new_image_and_a_taken_or_bad_one_is_asked_again() {
     terminal.expect(&format!("New image {new_name} saved."));
     assert_eq!(terminal.wait(), Some(0));
     assert_eq!(image.file_in(&new, "/etc/motto"), "changed");
-    assert!(
-        !engine
-            .docker(&["image", "inspect", &image.owned_by("guest")])
-            .contains("motto")
-    );
+    assert!(!engine.docker(&["image", "inspect", &image.owned_by("guest")]).contains("motto"));
     expect_no_container(&image);
     engine.docker(&["image", "rm", &new]);
 }
@@ -205,9 +194,7 @@ fn a_command_that_succeeds_saves_what_it_changed_and_one_that_fails_does_not() {
     assert_eq!(image.file_in(&own, "/etc/motto"), "saved");
     run("echo lost >/etc/motto; exit 1").expect_code(1);
     assert_eq!(image.file_in(&own, "/etc/motto"), "saved");
-    run("cat /etc/motto")
-        .expect_success()
-        .expect_stdout("saved\n");
+    run("cat /etc/motto").expect_success().expect_stdout("saved\n");
     expect_no_container(&image);
 }
 
@@ -218,32 +205,15 @@ fn an_image_of_the_platform_is_cloned_by_a_save() {
     let image = engine.image("waltplatform", "limited");
     let gateway = gateway(&testbed, &engine);
     let id = || {
-        engine.docker(&[
-            "image",
-            "inspect",
-            "--format",
-            "{{.Id}}",
-            &image.owned_by("waltplatform"),
-        ])
+        engine.docker(&["image", "inspect", "--format", "{{.Id}}", &image.owned_by("waltplatform")])
     };
     let before = id();
 
-    gateway
-        .ssh(&image.user())
-        .command("echo mine >/etc/motto")
-        .run()
-        .expect_success();
+    gateway.ssh(&image.user()).command("echo mine >/etc/motto").run().expect_success();
     assert_eq!(id(), before);
-    assert_eq!(
-        image.file_in(&image.owned_by("guest"), "/etc/motto"),
-        "mine"
-    );
+    assert_eq!(image.file_in(&image.owned_by("guest"), "/etc/motto"), "mine");
     // From now on the name means the account's own.
-    gateway
-        .ssh(&image.user())
-        .command("cat /etc/motto")
-        .run()
-        .expect_stdout("mine\n");
+    gateway.ssh(&image.user()).command("cat /etc/motto").run().expect_stdout("mine\n");
 }
 
 #[test]
@@ -255,10 +225,7 @@ fn no_container_is_left_after_a_disconnect() {
 
     let mut terminal = gateway.login(&image.user());
     terminal.expect("# ");
-    let session = gateway
-        .ssh(&image.user())
-        .command("echo ready; sleep 1000")
-        .start();
+    let session = gateway.ssh(&image.user()).command("echo ready; sleep 1000").start();
     session.expect_stdout("ready");
     assert!(image.has_containers());
     terminal.kill();
@@ -273,10 +240,7 @@ fn no_container_is_left_after_a_stop() {
     let image = engine.image("guest", "limited");
     let gateway = gateway(&testbed, &engine);
 
-    let session = gateway
-        .ssh(&image.user())
-        .command("echo ready; sleep 1000")
-        .start();
+    let session = gateway.ssh(&image.user()).command("echo ready; sleep 1000").start();
     session.expect_stdout("ready");
     assert_eq!(gateway.stop(), Some(0));
     assert!(!image.has_containers());
@@ -289,20 +253,13 @@ fn a_killed_gateways_containers_are_reaped_when_it_starts_again() {
     let image = engine.image("guest", "limited");
     let mut gateway = gateway(&testbed, &engine);
 
-    let session = gateway
-        .ssh(&image.user())
-        .command("echo ready; sleep 1000")
-        .start();
+    let session = gateway.ssh(&image.user()).command("echo ready; sleep 1000").start();
     session.expect_stdout("ready");
     gateway.kill();
     assert!(image.has_containers());
     gateway.restart();
     expect_no_container(&image);
-    gateway
-        .ssh(&image.user())
-        .command("echo alive")
-        .run()
-        .expect_stdout("alive\n");
+    gateway.ssh(&image.user()).command("echo alive").run().expect_stdout("alive\n");
 }
 
 #[test]
@@ -312,10 +269,7 @@ fn a_container_that_dies_is_reported() {
     let image = engine.image("guest", "limited");
     let gateway = gateway(&testbed, &engine);
 
-    let session = gateway
-        .ssh(&image.user())
-        .command("echo ready; sleep 1000")
-        .start();
+    let session = gateway.ssh(&image.user()).command("echo ready; sleep 1000").start();
     session.expect_stdout("ready");
     for container in engine.containers_of(&image) {
         engine.docker(&["rm", "--force", &container]);
@@ -323,11 +277,7 @@ fn a_container_that_dies_is_reported() {
     let said = session.finish();
     assert_ne!(said.code, Some(0), "{said:?}");
     said.expect_stderr_with(&["waltgate: ", image.name()]);
-    gateway
-        .ssh(&image.user())
-        .command("echo alive")
-        .run()
-        .expect_stdout("alive\n");
+    gateway.ssh(&image.user()).command("echo alive").run().expect_stdout("alive\n");
 }
 
 #[test]
@@ -337,12 +287,8 @@ fn an_unknown_image_names_the_closest_ones() {
     let image = engine.image("guest", "limited");
     let gateway = gateway(&testbed, &engine);
 
-    let said = gateway
-        .ssh(&format!("{}x", image.user()))
-        .command("true")
-        .run();
-    said.expect_code(255)
-        .expect_stderr_with(&["waltgate: ", image.name()]);
+    let said = gateway.ssh(&format!("{}x", image.user())).command("true").run();
+    said.expect_code(255).expect_stderr_with(&["waltgate: ", image.name()]);
 }
 
 #[test]
@@ -363,10 +309,7 @@ fn an_image_without_a_shell_is_reported() {
     let engine = Engine::connect();
     let empty = testbed.path("empty.tar");
     support::process::run_tool(
-        std::process::Command::new("tar")
-            .arg("-cf")
-            .arg(&empty)
-            .args(["-T", "/dev/null"]),
+        std::process::Command::new("tar").arg("-cf").arg(&empty).args(["-T", "/dev/null"]),
     );
     let name = format!("empty-{}", std::process::id());
     let reference = format!("guest/{name}");
@@ -376,6 +319,5 @@ fn an_image_without_a_shell_is_reported() {
     let said = gateway.ssh(&format!("image.{name}")).command("true").run();
     engine.docker(&["image", "rm", &reference]);
     assert_ne!(said.code, Some(0), "{said:?}");
-    said.expect_one_gateway_line()
-        .expect_stderr_with(&[&name, "/bin/sh"]);
+    said.expect_one_gateway_line().expect_stderr_with(&[&name, "/bin/sh"]);
 }

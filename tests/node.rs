@@ -1,6 +1,8 @@
 //! Sessions on real nodes: what OpenSSH users expect of a plain ssh to the node, and what the
 //! gateway adds.
 
+#![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
+
 mod support;
 
 use std::ffi::OsString;
@@ -24,46 +26,29 @@ fn one_node() -> (Testbed, Node, Gateway) {
 
 /// Some data in which every byte occurs, also in every order of two.
 fn all_bytes() -> Vec<u8> {
-    (0..=255_u8)
-        .flat_map(|a| (0..=255_u8).flat_map(move |b| [a, b]))
-        .collect()
+    (0..=255_u8).flat_map(|a| (0..=255_u8).flat_map(move |b| [a, b])).collect()
 }
 
 #[test]
 fn a_command_runs_on_the_node() {
     let (_testbed, _node, gateway) = one_node();
     let said = gateway.ssh("rpi1").command("hostname; id -un; pwd").run();
-    said.expect_success()
-        .expect_stdout("rpi1\nroot\n/root\n")
-        .expect_stderr("");
-    gateway
-        .ssh("root.rpi1")
-        .command("hostname")
-        .run()
-        .expect_stdout("rpi1\n");
+    said.expect_success().expect_stdout("rpi1\nroot\n/root\n").expect_stderr("");
+    gateway.ssh("root.rpi1").command("hostname").run().expect_stdout("rpi1\n");
 }
 
 #[test]
 fn standard_error_stays_apart() {
     let (_testbed, _node, gateway) = one_node();
-    let said = gateway
-        .ssh("rpi1")
-        .command("echo out; echo err >&2; echo out")
-        .run();
-    said.expect_success()
-        .expect_stdout("out\nout\n")
-        .expect_stderr("err\n");
+    let said = gateway.ssh("rpi1").command("echo out; echo err >&2; echo out").run();
+    said.expect_success().expect_stdout("out\nout\n").expect_stderr("err\n");
 }
 
 #[test]
 fn exit_status_comes_back() {
     let (_testbed, _node, gateway) = one_node();
     for code in [0, 1, 3, 126, 255] {
-        gateway
-            .ssh("rpi1")
-            .command(&format!("exit {code}"))
-            .run()
-            .expect_code(code);
+        gateway.ssh("rpi1").command(&format!("exit {code}")).run().expect_code(code);
     }
 }
 
@@ -71,12 +56,7 @@ fn exit_status_comes_back() {
 fn exit_status_survives_early_stdout_close() {
     let (_testbed, _node, gateway) = one_node();
     let command = "exec >&- 2>&-; read -r line; exit 7";
-    gateway
-        .ssh("rpi1")
-        .command(command)
-        .stdin("go\n")
-        .run()
-        .expect_code(7);
+    gateway.ssh("rpi1").command(command).stdin("go\n").run().expect_code(7);
 }
 
 #[test]
@@ -93,43 +73,25 @@ fn exit_signal_is_no_success_and_no_lost_node() {
 fn all_bytes_pass_unchanged_both_ways() {
     let (_testbed, _node, gateway) = one_node();
     let data = all_bytes();
-    let said = gateway
-        .ssh("rpi1")
-        .command("tee /dev/stderr >/persist/copy; cat /persist/copy");
+    let said = gateway.ssh("rpi1").command("tee /dev/stderr >/persist/copy; cat /persist/copy");
     let said = said.stdin(&data).run().expect_success();
-    assert!(
-        said.stdout == data,
-        "{} of {} bytes came back",
-        said.stdout.len(),
-        data.len()
-    );
+    assert!(said.stdout == data, "{} of {} bytes came back", said.stdout.len(), data.len());
 }
 
 #[test]
 fn end_of_input_leaves_the_output_open() {
     let (_testbed, _node, gateway) = one_node();
-    let said = gateway
-        .ssh("rpi1")
-        .command("wc -c; sleep 1; echo later")
-        .stdin("12345")
-        .run();
+    let said = gateway.ssh("rpi1").command("wc -c; sleep 1; echo later").stdin("12345").run();
     said.expect_success().expect_stdout("5\nlater\n");
 }
 
 #[test]
 fn a_shell_without_a_terminal_reads_commands_from_input() {
     let (_testbed, _node, gateway) = one_node();
-    let said = gateway
-        .ssh("rpi1")
-        .option(&["-T"])
-        .stdin("hostname\nexit 9\n")
-        .run();
+    let said = gateway.ssh("rpi1").option(&["-T"]).stdin("hostname\nexit 9\n").run();
     let said = said.expect_code(9);
     assert!(said.text().contains("rpi1"), "{said:?}");
-    assert!(
-        !said.text().contains("Caution") && !said.stderr.contains("Caution"),
-        "{said:?}"
-    );
+    assert!(!said.text().contains("Caution") && !said.stderr.contains("Caution"), "{said:?}");
 }
 
 #[test]
@@ -161,23 +123,12 @@ fn the_caution_is_for_interactive_shells_on_volatile_nodes_only() {
         .node_with(&lasting, "boot_mode = \"hybrid-persistent\"")
         .start();
 
-    let said = gateway
-        .ssh("rpi1")
-        .option(&["-tt"])
-        .command("echo on a terminal")
-        .run();
+    let said = gateway.ssh("rpi1").option(&["-tt"]).command("echo on a terminal").run();
     let said = said.expect_success();
-    assert!(
-        !said.text().contains("Caution") && !said.stderr.contains("Caution"),
-        "{said:?}"
-    );
+    assert!(!said.text().contains("Caution") && !said.stderr.contains("Caution"), "{said:?}");
     let mut terminal = gateway.login("disk1");
     terminal.expect("root@disk1:~# ");
-    assert!(
-        !terminal.screen().contains("Caution"),
-        "{}",
-        terminal.screen()
-    );
+    assert!(!terminal.screen().contains("Caution"), "{}", terminal.screen());
     terminal.send("exit\r");
     terminal.wait();
 }
@@ -208,8 +159,7 @@ fn environment_requests_reach_the_node() {
         .env("BAR", "not accepted by the node")
         .command("echo $FOO, $LC_TEST, $BAR")
         .run();
-    said.expect_success()
-        .expect_stdout("some words, C.UTF-8,\n");
+    said.expect_success().expect_stdout("some words, C.UTF-8,\n");
 }
 
 #[test]
@@ -249,10 +199,7 @@ fn scp_copies_both_ways_with_both_protocols() {
     for protocol in ["-s", "-O"] {
         let back = testbed.path(format!("back{protocol}"));
         let there = format!("REMOTE:/persist/there{protocol}");
-        gateway
-            .scp("rpi1", &[protocol, &local, &there])
-            .run()
-            .expect_success();
+        gateway.scp("rpi1", &[protocol, &local, &there]).run().expect_success();
         assert!(fs::read(node.persist().join(format!("there{protocol}"))).unwrap() == data);
         let arguments = [protocol, &there, &back.display().to_string()];
         gateway.scp("rpi1", &arguments).run().expect_success();
@@ -264,11 +211,8 @@ fn scp_copies_both_ways_with_both_protocols() {
 fn a_node_that_boots_late_is_waited_for() {
     let testbed = Testbed::new();
     let mut node = testbed.sshd_off("rpi1");
-    let gateway = testbed
-        .gateway()
-        .more_node_defaults("boot_wait_seconds = 60")
-        .node(&node)
-        .start();
+    let gateway =
+        testbed.gateway().more_node_defaults("boot_wait_seconds = 60").node(&node).start();
 
     let session = gateway.ssh("rpi1").command("hostname").start();
     session.expect_stderr("waiting");
@@ -281,11 +225,8 @@ fn a_node_that_boots_late_is_waited_for() {
 fn a_person_sees_the_wait_and_then_the_shell() {
     let testbed = Testbed::new();
     let mut node = testbed.sshd_off("rpi1");
-    let gateway = testbed
-        .gateway()
-        .more_node_defaults("boot_wait_seconds = 60")
-        .node(&node)
-        .start();
+    let gateway =
+        testbed.gateway().more_node_defaults("boot_wait_seconds = 60").node(&node).start();
 
     let mut terminal = gateway.login("rpi1");
     terminal.expect("aiting for rpi1");
@@ -300,11 +241,8 @@ fn a_person_sees_the_wait_and_then_the_shell() {
 fn ctrl_c_ends_the_wait() {
     let testbed = Testbed::new();
     let node = testbed.sshd_off("rpi1");
-    let gateway = testbed
-        .gateway()
-        .more_node_defaults("boot_wait_seconds = 3600")
-        .node(&node)
-        .start();
+    let gateway =
+        testbed.gateway().more_node_defaults("boot_wait_seconds = 3600").node(&node).start();
 
     let mut terminal = gateway.login("rpi1");
     terminal.expect("aiting for rpi1");
@@ -316,11 +254,8 @@ fn ctrl_c_ends_the_wait() {
 fn a_client_that_goes_away_ends_the_wait() {
     let testbed = Testbed::new();
     let node = testbed.sshd_off("rpi1");
-    let gateway = testbed
-        .gateway()
-        .more_node_defaults("boot_wait_seconds = 3600")
-        .node(&node)
-        .start();
+    let gateway =
+        testbed.gateway().more_node_defaults("boot_wait_seconds = 3600").node(&node).start();
 
     let session = gateway.ssh("rpi1").command("true").start();
     session.expect_stderr("waiting");
@@ -332,16 +267,10 @@ fn a_client_that_goes_away_ends_the_wait() {
 fn a_node_that_does_not_boot_in_time_is_reported() {
     let testbed = Testbed::new();
     let node = testbed.sshd_off("rpi1");
-    let gateway = testbed
-        .gateway()
-        .more_node_defaults("boot_wait_seconds = 1")
-        .node(&node)
-        .start();
+    let gateway = testbed.gateway().more_node_defaults("boot_wait_seconds = 1").node(&node).start();
 
     let said = gateway.ssh("rpi1").command("true").run();
-    said.expect_code(255)
-        .expect_stdout("")
-        .expect_stderr_with(&["rpi1", "1 s"]);
+    said.expect_code(255).expect_stdout("").expect_stderr_with(&["rpi1", "1 s"]);
 }
 
 #[test]
@@ -364,12 +293,7 @@ fn a_node_that_goes_away_is_told_in_one_line() {
     assert_eq!(terminal.wait(), Some(255));
 
     node.start();
-    gateway
-        .ssh("rpi1")
-        .command("hostname")
-        .run()
-        .expect_success()
-        .expect_stdout("rpi1\n");
+    gateway.ssh("rpi1").command("hostname").run().expect_success().expect_stdout("rpi1\n");
 }
 
 #[test]
@@ -380,9 +304,7 @@ fn a_client_that_goes_away_ends_its_program_on_the_node() {
     let session = gateway.ssh("rpi1").command(command).start();
     session.expect_stdout("ready");
     session.kill();
-    eventually("the program has ended", || {
-        node.persist().join("end").exists()
-    });
+    eventually("the program has ended", || node.persist().join("end").exists());
 }
 
 #[test]
@@ -395,9 +317,7 @@ fn a_node_that_refuses_the_gateways_key_is_reported() {
     let gateway = testbed.gateway().node(&node).start();
 
     let said = gateway.ssh("rpi1").command("true").run();
-    said.expect_code(255)
-        .expect_one_gateway_line()
-        .expect_stderr_with(&["rpi1", "key"]);
+    said.expect_code(255).expect_one_gateway_line().expect_stderr_with(&["rpi1", "key"]);
 }
 
 #[test]
@@ -408,10 +328,12 @@ fn a_changed_host_key_is_refused() {
     node.reboot();
 
     let said = gateway.ssh("rpi1").command("echo in").run();
-    said.expect_code(255)
-        .expect_stdout("")
-        .expect_one_gateway_line()
-        .expect_stderr_with(&["rpi1", "host key", "changed", "known_hosts"]);
+    said.expect_code(255).expect_stdout("").expect_one_gateway_line().expect_stderr_with(&[
+        "rpi1",
+        "host key",
+        "changed",
+        "known_hosts",
+    ]);
 }
 
 #[test]
@@ -422,10 +344,11 @@ fn an_unknown_host_key_is_refused_when_strict() {
     let gateway = testbed.gateway().node(&node).start();
 
     let said = gateway.ssh("rpi1").command("echo in").run();
-    said.expect_code(255)
-        .expect_stdout("")
-        .expect_one_gateway_line()
-        .expect_stderr_with(&["host key", "SHA256:", "known_hosts"]);
+    said.expect_code(255).expect_stdout("").expect_one_gateway_line().expect_stderr_with(&[
+        "host key",
+        "SHA256:",
+        "known_hosts",
+    ]);
 }
 
 #[test]
@@ -433,10 +356,8 @@ fn accept_new_takes_the_first_host_key_and_no_other() {
     let testbed = Testbed::new();
     testbed.write("known_hosts", "");
     let mut node = testbed.sshd("rpi1");
-    let mut gateway = testbed
-        .gateway()
-        .node_with(&node, "host_key_policy = \"accept-new\"")
-        .start();
+    let mut gateway =
+        testbed.gateway().node_with(&node, "host_key_policy = \"accept-new\"").start();
 
     gateway.ssh("rpi1").command("true").run().expect_success();
     // What was accepted outlives the gateway.
@@ -446,8 +367,7 @@ fn accept_new_takes_the_first_host_key_and_no_other() {
     node.use_host_key(&testbed.generate_key("new_host_key", "ed25519"));
     node.reboot();
     let said = gateway.ssh("rpi1").command("true").run();
-    said.expect_code(255)
-        .expect_stderr_with(&["host key", "changed"]);
+    said.expect_code(255).expect_stderr_with(&["host key", "changed"]);
 }
 
 #[test]
@@ -455,34 +375,25 @@ fn policy_off_takes_any_host_key_and_warns_at_the_start() {
     let testbed = Testbed::new();
     testbed.write("known_hosts", "");
     let node = testbed.sshd("rpi1");
-    let gateway = testbed
-        .gateway()
-        .node_with(&node, "host_key_policy = \"off\"")
-        .start();
+    let gateway = testbed.gateway().node_with(&node, "host_key_policy = \"off\"").start();
 
     gateway.ssh("rpi1").command("true").run().expect_success();
     let log = gateway.log();
-    assert!(
-        log.lines()
-            .any(|line| line.contains("WARN") && line.contains("rpi1")),
-        "{log}"
-    );
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains("rpi1")), "{log}");
 }
 
 #[test]
 fn an_address_outside_the_networks_is_refused() {
     let testbed = Testbed::new();
     let node = testbed.sshd("rpi1");
-    let gateway = testbed
-        .gateway()
-        .node_with(&node, "networks = [\"192.0.2.0/24\"]")
-        .start();
+    let gateway = testbed.gateway().node_with(&node, "networks = [\"192.0.2.0/24\"]").start();
 
     let said = gateway.ssh("rpi1").command("echo in").run();
-    said.expect_code(77)
-        .expect_stdout("")
-        .expect_one_gateway_line()
-        .expect_stderr_with(&["rpi1", &node.address().ip().to_string(), "networks"]);
+    said.expect_code(77).expect_stdout("").expect_one_gateway_line().expect_stderr_with(&[
+        "rpi1",
+        &node.address().ip().to_string(),
+        "networks",
+    ]);
     assert_eq!(node.log().matches("Accepted").count(), 0);
 }
 
@@ -493,10 +404,7 @@ fn an_rsa_identity_opens_nodes() {
     let mut node = testbed.sshd_off("rpi1");
     node.authorize(&testbed.path("id_rsa.pub"));
     node.start();
-    let gateway = testbed
-        .gateway()
-        .node_with(&node, &format!("identity = {rsa:?}"))
-        .start();
+    let gateway = testbed.gateway().node_with(&node, &format!("identity = {rsa:?}")).start();
 
     gateway.ssh("rpi1").command("true").run().expect_success();
 }
@@ -518,38 +426,21 @@ fn a_large_upload_to_a_slow_reader_takes_little_memory() {
         .start();
     upload.expect_stdout("ready\n");
     gateway.wait_until_idle();
-    assert!(
-        gateway.peak_memory() < 64 * MEBIBYTE,
-        "{} bytes",
-        gateway.peak_memory()
-    );
+    assert!(gateway.peak_memory() < 64 * MEBIBYTE, "{} bytes", gateway.peak_memory());
 
     fs::write(node.persist().join("go"), "").unwrap();
-    upload
-        .finish()
-        .expect_success()
-        .expect_stdout(&format!("ready\n{size}\n"));
-    assert!(
-        gateway.peak_memory() < 64 * MEBIBYTE,
-        "{} bytes",
-        gateway.peak_memory()
-    );
+    upload.finish().expect_success().expect_stdout(&format!("ready\n{size}\n"));
+    assert!(gateway.peak_memory() < 64 * MEBIBYTE, "{} bytes", gateway.peak_memory());
 }
 
 #[test]
 fn a_large_download_to_a_slow_client_takes_little_memory() {
     let (_testbed, _node, gateway) = one_node();
     let size = 256 * MEBIBYTE;
-    let mut download = gateway
-        .ssh("rpi1")
-        .command(&format!("head -c {size} /dev/zero"))
-        .start_unread();
+    let mut download =
+        gateway.ssh("rpi1").command(&format!("head -c {size} /dev/zero")).start_unread();
     gateway.wait_until_idle();
-    assert!(
-        gateway.peak_memory() < 64 * MEBIBYTE,
-        "{} bytes",
-        gateway.peak_memory()
-    );
+    assert!(gateway.peak_memory() < 64 * MEBIBYTE, "{} bytes", gateway.peak_memory());
 
     let mut received = 0;
     let mut stdout = download.stdout.take().unwrap();
@@ -561,41 +452,22 @@ fn a_large_download_to_a_slow_client_takes_little_memory() {
         }
     }
     assert_eq!(received, size);
-    assert_eq!(
-        download.wait(DEADLINE).and_then(|status| status.code()),
-        Some(0)
-    );
-    assert!(
-        gateway.peak_memory() < 64 * MEBIBYTE,
-        "{} bytes",
-        gateway.peak_memory()
-    );
+    assert_eq!(download.wait(DEADLINE).and_then(|status| status.code()), Some(0));
+    assert!(gateway.peak_memory() < 64 * MEBIBYTE, "{} bytes", gateway.peak_memory());
 }
 
 #[test]
 fn a_stalled_session_does_not_stall_its_sibling() {
     let (testbed, _node, gateway) = one_node();
     let socket = testbed.path("control").display().to_string();
-    let mut first = gateway
-        .ssh("rpi1")
-        .option(&["-M", "-S", &socket])
-        .command("cat")
-        .start();
+    let mut first = gateway.ssh("rpi1").option(&["-M", "-S", &socket]).command("cat").start();
     first.send("in\n");
     first.expect_stdout("in\n");
 
-    let through = |command: &str| {
-        gateway
-            .ssh("rpi1")
-            .option(&["-S", &socket])
-            .command(command)
-    };
+    let through = |command: &str| gateway.ssh("rpi1").option(&["-S", &socket]).command(command);
     let endless = through("cat /dev/zero").start_unread();
     gateway.wait_until_idle();
-    through("echo alive")
-        .run()
-        .expect_success()
-        .expect_stdout("alive\n");
+    through("echo alive").run().expect_success().expect_stdout("alive\n");
     first.send("still in\n");
     first.expect_stdout("still in\n");
     endless.kill();
@@ -609,11 +481,7 @@ fn a_dropbear_node_is_a_node_like_any_other() {
     let gateway = testbed.gateway().node(&node).start();
     let data = all_bytes();
 
-    let said = gateway
-        .ssh("nano")
-        .command("cat; echo err >&2; exit 3")
-        .stdin(&data)
-        .run();
+    let said = gateway.ssh("nano").command("cat; echo err >&2; exit 3").stdin(&data).run();
     let said = said.expect_code(3).expect_stderr("err\n");
     assert!(said.stdout == data);
 
@@ -628,10 +496,7 @@ fn a_dropbear_node_is_a_node_like_any_other() {
 
     let local = testbed.write("local", &data).display().to_string();
     let back = testbed.path("back");
-    gateway
-        .scp("nano", &["-O", &local, "REMOTE:/persist/there"])
-        .run()
-        .expect_success();
+    gateway.scp("nano", &["-O", &local, "REMOTE:/persist/there"]).run().expect_success();
     let arguments = ["-O", "REMOTE:/persist/there", &back.display().to_string()];
     gateway.scp("nano", &arguments).run().expect_success();
     assert!(fs::read(back).unwrap() == data);
@@ -643,12 +508,7 @@ fn nodes_of_the_walt_server_are_known_even_while_it_is_away() {
     let walt = WaltApi::start();
     // Nothing listens at this address.
     let address = support::testbed::unused_address().ip().to_string();
-    walt.add_node(
-        "vn-dummy",
-        &address,
-        "alice/pc-x86-64-default:latest",
-        false,
-    );
+    walt.add_node("vn-dummy", &address, "alice/pc-x86-64-default:latest", false);
     let gateway = testbed
         .gateway()
         .more_node_defaults("boot_wait_seconds = 3600")
@@ -658,22 +518,11 @@ fn nodes_of_the_walt_server_are_known_even_while_it_is_away() {
     let waiting = gateway.ssh("vn-dummy").command("true").start();
     waiting.expect_stderr("waiting");
     waiting.kill();
-    gateway
-        .ssh("vn-dumy")
-        .command("true")
-        .run()
-        .expect_code(255)
-        .expect_stderr_with(&["vn-dummy"]);
+    gateway.ssh("vn-dumy").command("true").run().expect_code(255).expect_stderr_with(&["vn-dummy"]);
 
     walt.set_available(false);
     eventually("the age of the list is told", || {
-        let said = gateway
-            .ssh("vn-dumy")
-            .command("true")
-            .run()
-            .expect_code(255);
-        said.expect_stderr_with(&["vn-dummy"])
-            .stderr
-            .contains("WalT server")
+        let said = gateway.ssh("vn-dumy").command("true").run().expect_code(255);
+        said.expect_stderr_with(&["vn-dummy"]).stderr.contains("WalT server")
     });
 }

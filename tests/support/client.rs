@@ -58,8 +58,7 @@ impl Client {
 
     /// Further options, before the host.
     pub(crate) fn option(mut self, options: &[&str]) -> Self {
-        self.options
-            .extend(options.iter().map(|option| (*option).to_owned()));
+        self.options.extend(options.iter().map(|option| (*option).to_owned()));
         self
     }
 
@@ -158,12 +157,7 @@ impl Client {
     #[track_caller]
     pub(crate) fn start_unread(self) -> Process {
         let mut command = self.to_command(false);
-        Process::spawn(
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null()),
-        )
+        Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()))
     }
 
     /// Starts it on a terminal of 80 by 24.
@@ -188,67 +182,35 @@ pub(crate) struct Running {
 impl Running {
     #[track_caller]
     fn start(mut command: Command, stdin: Stdio, patience: Duration) -> Self {
-        command
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Process::spawn(&mut command);
         let stdout = Log::collect(process.stdout.take().unwrap());
         let stderr = Log::collect(process.stderr.take().unwrap());
-        Self {
-            description: format!("{command:?}"),
-            process,
-            stdout,
-            stderr,
-            patience,
-        }
+        Self { description: format!("{command:?}"), process, stdout, stderr, patience }
     }
 
     /// Writes to its standard input.
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.process
-            .stdin
-            .as_mut()
-            .unwrap()
-            .write_all(bytes.as_ref())
-            .unwrap();
+        self.process.stdin.as_mut().unwrap().write_all(bytes.as_ref()).unwrap();
     }
 
     /// Waits until its standard output has `text`.
     #[track_caller]
     pub(crate) fn expect_stdout(&self, text: &str) {
-        let found = self
-            .stdout
-            .wait_for(0, DEADLINE, |out| super::log::end_of(out, text));
-        assert!(
-            found.is_some(),
-            "{} never wrote {text:?}\n{}",
-            self.description,
-            self.so_far()
-        );
+        let found = self.stdout.wait_for(0, DEADLINE, |out| super::log::end_of(out, text));
+        assert!(found.is_some(), "{} never wrote {text:?}\n{}", self.description, self.so_far());
     }
 
     /// Waits until its standard error has `text`.
     #[track_caller]
     pub(crate) fn expect_stderr(&self, text: &str) {
-        let found = self
-            .stderr
-            .wait_for(0, DEADLINE, |out| super::log::end_of(out, text));
-        assert!(
-            found.is_some(),
-            "{} never wrote {text:?}\n{}",
-            self.description,
-            self.so_far()
-        );
+        let found = self.stderr.wait_for(0, DEADLINE, |out| super::log::end_of(out, text));
+        assert!(found.is_some(), "{} never wrote {text:?}\n{}", self.description, self.so_far());
     }
 
     fn so_far(&self) -> String {
-        format!(
-            "stdout: {}\nstderr: {}",
-            self.stdout.text(),
-            self.stderr.text()
-        )
+        format!("stdout: {}\nstderr: {}", self.stdout.text(), self.stderr.text())
     }
 
     /// Kills the client: to the gateway, its connection is lost.
@@ -339,10 +301,7 @@ impl Finished {
     pub(crate) fn expect_stderr_with(self, words: &[&str]) -> Self {
         let stderr = self.stderr.to_lowercase();
         for word in words {
-            assert!(
-                stderr.contains(&word.to_lowercase()),
-                "no {word:?} in the stderr of {self:?}"
-            );
+            assert!(stderr.contains(&word.to_lowercase()), "no {word:?} in the stderr of {self:?}");
         }
         self
     }
@@ -352,10 +311,7 @@ impl Finished {
     pub(crate) fn expect_one_gateway_line(self) -> Self {
         let mut lines = self.stderr.lines();
         let line = lines.next().unwrap_or_default();
-        assert!(
-            line.starts_with("waltgate: ") && lines.next().is_none(),
-            "{self:?}"
-        );
+        assert!(line.starts_with("waltgate: ") && lines.next().is_none(), "{self:?}");
         self
     }
 }

@@ -33,12 +33,7 @@ impl Engine {
     /// Runs `docker ARGUMENTS`, which must succeed; returns its standard output.
     #[track_caller]
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
-        run_tool(
-            Command::new("docker")
-                .arg("-H")
-                .arg(self.endpoint())
-                .args(arguments),
-        )
+        run_tool(Command::new("docker").arg("-H").arg(self.endpoint()).args(arguments))
     }
 
     fn endpoint(&self) -> String {
@@ -47,9 +42,7 @@ impl Engine {
 
     /// Whether the engine has an image of this reference.
     pub(crate) fn has_image(&self, reference: &str) -> bool {
-        !self
-            .docker(&["image", "ls", "--quiet", reference])
-            .is_empty()
+        !self.docker(&["image", "ls", "--quiet", reference]).is_empty()
     }
 
     /// The containers, running or not, whose image is or was `image`.
@@ -94,11 +87,7 @@ impl Engine {
         );
 
         let id = self.docker(&["image", "inspect", "--format", "{{.Id}}", &reference]);
-        Image {
-            engine: self,
-            name,
-            id,
-        }
+        Image { engine: self, name, id }
     }
 }
 
@@ -150,11 +139,7 @@ impl Drop for Image<'_> {
     fn drop(&mut self) {
         let docker = |arguments: &[&str]| {
             // Best effort: a failing test may have left anything.
-            Command::new("docker")
-                .arg("-H")
-                .arg(self.engine.endpoint())
-                .args(arguments)
-                .output()
+            Command::new("docker").arg("-H").arg(self.engine.endpoint()).args(arguments).output()
         };
         for container in self.engine.containers_of(self) {
             docker(&["rm", "--force", &container]).ok();
