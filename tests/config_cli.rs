@@ -49,7 +49,7 @@ fn check_reports_an_engine_a_key_and_an_inventory_that_do_not_work() {
     said.expect_code(1).expect_stderr_with(&[
         "/nonexistent/docker.sock",
         "no_such_key",
-        "http://127.0.0.1:1/api/v1",
+        "[walt] api",
     ]);
 }
 

@@ -152,9 +152,26 @@ fn a_password_lets_in_and_a_wrong_one_does_not() {
         .run()
         .expect_success()
         .expect_stdout("in\n");
-    // sshpass ends with 5 when the password is not accepted.
-    gateway.ssh("alice+rpi1").password("open barley").command("echo in").run().expect_code(5);
+    let said = gateway.ssh("alice+rpi1").password("open barley").command("echo in").run();
+    assert_ne!(said.code, Some(0), "{said:?}");
+    said.expect_stdout("").expect_stderr_with(&["permission denied"]);
     assert!(!gateway.log().contains("open sesame") && !gateway.log().contains("open barley"));
+}
+
+#[test]
+fn a_mistyped_password_can_be_typed_again() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let gateway = gateway_with_password(&testbed, "open sesame").node(&node).start();
+
+    let mut terminal = gateway.login("alice+rpi1");
+    terminal.expect("password:");
+    terminal.send("open barley\r");
+    terminal.expect("password:");
+    terminal.send("open sesame\r");
+    terminal.expect("root@rpi1:~# ");
+    terminal.send("exit\r");
+    assert_eq!(terminal.wait(), Some(0));
 }
 
 #[test]
