@@ -79,9 +79,7 @@ pub(super) fn parse_key(text: &str) -> Result<PublicKey, EntryError> {
 
 /// No option starts like a key type.
 fn is_key_type(word: &str) -> bool {
-    ["ssh-", "ecdsa-sha2-", "sk-"]
-        .iter()
-        .any(|prefix| word.starts_with(prefix))
+    ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|prefix| word.starts_with(prefix))
 }
 
 fn parse_line(line: &str) -> Result<Entry, EntryError> {
@@ -99,24 +97,13 @@ fn parse_line(line: &str) -> Result<Entry, EntryError> {
         }
         key
     };
-    let Options {
-        restrictions,
-        from,
-        expires,
-    } = entry_options;
-    Ok(Entry {
-        key,
-        restrictions,
-        from,
-        expires,
-    })
+    let Options { restrictions, from, expires } = entry_options;
+    Ok(Entry { key, restrictions, from, expires })
 }
 
 /// Cuts at the first blank that is not quoted.
 fn split_options(line: &str) -> Result<(&str, &str), EntryError> {
-    let end = unquoted(line, |c| c == ' ' || c == '\t')
-        .next()
-        .ok_or(EntryError::NotAKey)?;
+    let end = unquoted(line, |c| c == ' ' || c == '\t').next().ok_or(EntryError::NotAKey)?;
     Ok((&line[..end], line[end..].trim_start()))
 }
 
@@ -128,11 +115,7 @@ fn split_commas(options: &str) -> Result<Vec<&str>, EntryError> {
         start = comma + 1;
     }
     parts.push(&options[start..]);
-    if parts.iter().any(|part| part.is_empty()) {
-        Err(EntryError::BadSyntax)
-    } else {
-        Ok(parts)
-    }
+    if parts.iter().any(|part| part.is_empty()) { Err(EntryError::BadSyntax) } else { Ok(parts) }
 }
 
 /// Where the wanted characters are outside of quotes. `\"` does not end a quote.
@@ -198,10 +181,7 @@ impl Options {
 
     fn set_from(&mut self, list: &str) -> Result<(), EntryError> {
         if self.from.is_some() {
-            return Err(EntryError::BadOption(
-                "from",
-                "it is given twice".to_owned(),
-            ));
+            return Err(EntryError::BadOption("from", "it is given twice".to_owned()));
         }
         let list = AddressList::patterns(list)
             .map_err(|err| EntryError::BadOption("from", err.to_string()))?;
@@ -211,10 +191,7 @@ impl Options {
 
     fn set_command(&mut self, command: String) -> Result<(), EntryError> {
         if self.restrictions.forced_command.is_some() {
-            return Err(EntryError::BadOption(
-                "command",
-                "it is given twice".to_owned(),
-            ));
+            return Err(EntryError::BadOption("command", "it is given twice".to_owned()));
         }
         self.restrictions.forced_command = Some(command);
         Ok(())
@@ -259,9 +236,7 @@ fn expiry<Z: TimeZone>(text: &str, zone: &Z) -> Option<DateTime<Utc>> {
         return None;
     }
     let naive: NaiveDateTime = match digits.len() {
-        8 => NaiveDate::parse_from_str(digits, "%Y%m%d")
-            .ok()?
-            .and_hms_opt(0, 0, 0)?,
+        8 => NaiveDate::parse_from_str(digits, "%Y%m%d").ok()?.and_hms_opt(0, 0, 0)?,
         12 => NaiveDateTime::parse_from_str(&format!("{digits}00"), "%Y%m%d%H%M%S").ok()?,
         14 => NaiveDateTime::parse_from_str(digits, "%Y%m%d%H%M%S").ok()?,
         _ => return None,
@@ -270,10 +245,7 @@ fn expiry<Z: TimeZone>(text: &str, zone: &Z) -> Option<DateTime<Utc>> {
         Some(naive.and_utc())
     } else {
         // An hour that a clock change repeats counts the first time; one that it skips is no time.
-        naive
-            .and_local_timezone(zone.clone())
-            .earliest()
-            .map(|time| time.to_utc())
+        naive.and_local_timezone(zone.clone()).earliest().map(|time| time.to_utc())
     }
 }
 

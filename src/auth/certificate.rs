@@ -53,12 +53,8 @@ pub(super) fn identity(
         _ => {}
     }
     // A clock before 1970 makes every certificate too young.
-    let seconds = now
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    certificate
-        .validate_at(seconds, authorities)
-        .map_err(|_| CertificateError::Untrusted)?;
+    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    certificate.validate_at(seconds, authorities).map_err(|_| CertificateError::Untrusted)?;
 
     let mut restrictions = extensions(certificate);
     for (name, value) in certificate.critical_options().iter() {
@@ -71,9 +67,7 @@ pub(super) fn identity(
                 }
             }
             _ => {
-                return Err(CertificateError::CriticalOption(
-                    name.escape_debug().to_string(),
-                ));
+                return Err(CertificateError::CriticalOption(name.escape_debug().to_string()));
             }
         }
     }
@@ -84,11 +78,7 @@ pub(super) fn identity(
         certificate.serial(),
         certificate.signature_key().fingerprint(HashAlg::Sha256)
     );
-    Ok(Identity {
-        account,
-        restrictions,
-        method,
-    })
+    Ok(Identity { account, restrictions, method })
 }
 
 /// What the certificate does not permit.
@@ -109,11 +99,8 @@ fn principal(
     certificate: &Certificate,
     claimed: Option<&AccountName>,
 ) -> Result<AccountName, CertificateError> {
-    let mut accounts: Vec<AccountName> = certificate
-        .valid_principals()
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .collect();
+    let mut accounts: Vec<AccountName> =
+        certificate.valid_principals().iter().filter_map(|name| name.parse().ok()).collect();
     accounts.sort();
     accounts.dedup();
     match (claimed, accounts.as_slice()) {

@@ -96,13 +96,9 @@ impl Stamps {
     fn are_older_than_a_step(&self) -> bool {
         const STEP: i64 = 2;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-        let now = now
-            .and_then(|since| i64::try_from(since.as_secs()).ok())
-            .unwrap_or(0);
+        let now = now.and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0);
         self.0.iter().all(|(_, stamp)| {
-            stamp
-                .as_ref()
-                .is_none_or(|stamp| stamp.changed.0.saturating_add(STEP) < now)
+            stamp.as_ref().is_none_or(|stamp| stamp.changed.0.saturating_add(STEP) < now)
         })
     }
 }
@@ -110,11 +106,7 @@ impl Stamps {
 impl KeyFiles {
     /// Reads the files. Blocks on the file system.
     pub(super) fn open(accounts_dir: Option<PathBuf>, trusted_user_ca: Option<PathBuf>) -> Self {
-        let files = Self {
-            accounts_dir,
-            trusted_user_ca,
-            last: Mutex::default(),
-        };
+        let files = Self { accounts_dir, trusted_user_ca, last: Mutex::default() };
         files.refresh();
         files
     }
@@ -125,12 +117,10 @@ impl KeyFiles {
             return Arc::default();
         }
         let files = Arc::clone(self);
-        tokio::task::spawn_blocking(move || files.refresh())
-            .await
-            .unwrap_or_else(|err| {
-                tracing::error!(%err, "the key files could not be read");
-                Arc::default()
-            })
+        tokio::task::spawn_blocking(move || files.refresh()).await.unwrap_or_else(|err| {
+            tracing::error!(%err, "the key files could not be read");
+            Arc::default()
+        })
     }
 
     /// Whether there are files that public keys may be in.
@@ -147,29 +137,17 @@ impl KeyFiles {
         if !last.settled || last.stamps != stamps {
             let settled = stamps.are_older_than_a_step();
             let keys = Arc::new(self.read_all());
-            for problem in keys
-                .problems
-                .iter()
-                .filter(|new| !last.keys.problems.contains(new))
-            {
+            for problem in keys.problems.iter().filter(|new| !last.keys.problems.contains(new)) {
                 tracing::warn!("{problem}");
             }
-            *last = Reading {
-                keys,
-                stamps,
-                settled,
-            };
+            *last = Reading { keys, stamps, settled };
         }
         Arc::clone(&last.keys)
     }
 
     fn stamps(&self) -> Stamps {
-        let mut paths: Vec<PathBuf> = self
-            .accounts_dir
-            .iter()
-            .chain(&self.trusted_user_ca)
-            .cloned()
-            .collect();
+        let mut paths: Vec<PathBuf> =
+            self.accounts_dir.iter().chain(&self.trusted_user_ca).cloned().collect();
         if let Some(dir) = &self.accounts_dir {
             // That it cannot be listed is reported by reading it.
             paths.extend(account_files(dir).unwrap_or_default());
@@ -213,10 +191,7 @@ fn read_accounts(dir: &Path, keys: &mut Keys) {
     let files = match files {
         Ok(files) => files,
         Err(err) => {
-            keys.problems.push(format!(
-                "{}: no account has a public key: {err}",
-                dir.display()
-            ));
+            keys.problems.push(format!("{}: no account has a public key: {err}", dir.display()));
             return;
         }
     };
@@ -225,16 +200,14 @@ fn read_accounts(dir: &Path, keys: &mut Keys) {
         let account: AccountName = match name.parse() {
             Ok(account) => account,
             Err(err) => {
-                keys.problems
-                    .push(format!("{}: ignored: {err}", path.display()));
+                keys.problems.push(format!("{}: ignored: {err}", path.display()));
                 continue;
             }
         };
         let text = match read_text(&path) {
             Ok(text) => text,
             Err(err) => {
-                keys.problems
-                    .push(format!("{}: ignored: {err}", path.display()));
+                keys.problems.push(format!("{}: ignored: {err}", path.display()));
                 continue;
             }
         };
@@ -244,8 +217,7 @@ fn read_accounts(dir: &Path, keys: &mut Keys) {
             listed.push((account.clone(), entry));
         }
         for (line, err) in errors {
-            keys.problems
-                .push(format!("{}:{line}: {err}", path.display()));
+            keys.problems.push(format!("{}:{line}: {err}", path.display()));
         }
     }
 }
@@ -254,10 +226,7 @@ fn read_authorities(path: &Path, keys: &mut Keys) {
     let text = match read_text(path) {
         Ok(text) => text,
         Err(err) => {
-            keys.problems.push(format!(
-                "{}: no certificate is trusted: {err}",
-                path.display()
-            ));
+            keys.problems.push(format!("{}: no certificate is trusted: {err}", path.display()));
             return;
         }
     };
@@ -269,8 +238,7 @@ fn read_authorities(path: &Path, keys: &mut Keys) {
         match authorized_keys::parse_key(line) {
             Ok(key) => keys.authorities.push(key.fingerprint(HashAlg::Sha256)),
             Err(err) => {
-                keys.problems
-                    .push(format!("{}:{}: {err}", path.display(), index + 1));
+                keys.problems.push(format!("{}:{}: {err}", path.display(), index + 1));
             }
         }
     }
@@ -298,8 +266,6 @@ fn safe_mode(metadata: &Metadata) -> io::Result<()> {
     if metadata.mode() & 0o022 == 0 {
         Ok(())
     } else {
-        Err(io::Error::other(
-            "others than its owner may write to it; chmod go-w it",
-        ))
+        Err(io::Error::other("others than its owner may write to it; chmod go-w it"))
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::reader::{Fault, Read, Root, Section, Value};
-use super::sections::RESERVED_NODE_NAMES;
 use super::values::{choice, integer, list, mac, network, node_address, parsed, path, text};
 use super::{BootMode, HostKeyPolicy, Node, NodeOptions};
 use crate::names::{Login, NodeName};
@@ -126,9 +125,6 @@ pub(super) fn nodes(
             judge_address(&section, address, &options.networks, defaults);
         }
         match name.parse::<NodeName>() {
-            Ok(name) if RESERVED_NODE_NAMES.contains(&name.as_str()) => {
-                section.error_here(format!("\"{name}\" has another meaning in usernames"));
-            }
             Ok(name) if Some(&name) == lobby => {
                 section.error_here("has the name of the lobby; change [server] lobby or this one");
             }

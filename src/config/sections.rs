@@ -20,9 +20,6 @@ use super::{
 use crate::auth::password_hash;
 use crate::names::{AccountName, ImageLabel, NodeName};
 
-/// Names that mean something else in a username.
-pub(super) const RESERVED_NODE_NAMES: [&str; 4] = ["image", "my-nodes", "free-nodes", "all-nodes"];
-
 const HOUR: u64 = 3600;
 const MINUTE: u64 = 60;
 const MEBIBYTE: u64 = 1 << 20;
@@ -33,63 +30,29 @@ pub(super) fn server(root: &mut Root<'_, '_>, base: &Path) -> Option<Server> {
     let listen = section
         .take("listen", distinct(listen_address))
         .unwrap_or_else(|| vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 2222)]);
-    let host_keys = section
-        .take("host_keys", distinct(path(base)))
-        .unwrap_or_else(|| {
-            vec![
-                base.join("keys/ssh_host_ed25519_key"),
-                base.join("keys/ssh_host_ecdsa_key"),
-            ]
-        });
-    let state_dir = section
-        .take("state_dir", path(base))
-        .unwrap_or_else(|| "/var/lib/waltgate".into());
-    let lobby = section
-        .take("lobby", lobby_name)
-        .or_else(|| NodeName::from_str("walt").ok());
+    let host_keys = section.take("host_keys", distinct(path(base))).unwrap_or_else(|| {
+        vec![base.join("keys/ssh_host_ed25519_key"), base.join("keys/ssh_host_ecdsa_key")]
+    });
+    let state_dir =
+        section.take("state_dir", path(base)).unwrap_or_else(|| "/var/lib/waltgate".into());
+    let lobby = section.take("lobby", parsed).or_else(|| NodeName::from_str("walt").ok());
     section.finish();
-    Some(Server {
-        listen,
-        host_keys,
-        state_dir,
-        lobby: lobby?,
-    })
-}
-
-fn lobby_name(value: &Value<'_>) -> Read<NodeName> {
-    let name: NodeName = parsed(value)?;
-    if RESERVED_NODE_NAMES.contains(&name.as_str()) {
-        return Err(Fault::at(
-            value,
-            format!("\"{name}\" has another meaning in usernames"),
-        ));
-    }
-    Ok(name)
+    Some(Server { listen, host_keys, state_dir, lobby: lobby? })
 }
 
 /// `[limits]`
 pub(super) fn limits(root: &mut Root<'_, '_>) -> Limits {
     let mut section = root.section_or_empty("limits");
-    let login_grace = section
-        .take("login_grace_seconds", integer(1..=HOUR))
-        .unwrap_or(30);
-    let idle = section
-        .take("idle_minutes", integer(0..=525_600))
-        .unwrap_or(0);
-    let spool = section
-        .take("spool_megabytes", integer(0..=1 << 20))
-        .unwrap_or(256);
+    let login_grace = section.take("login_grace_seconds", integer(1..=HOUR)).unwrap_or(30);
+    let idle = section.take("idle_minutes", integer(0..=525_600)).unwrap_or(0);
+    let spool = section.take("spool_megabytes", integer(0..=1 << 20)).unwrap_or(256);
     let limits = Limits {
         login_grace: Duration::from_secs(login_grace),
-        max_startups: section
-            .take("max_startups", count(1..=100_000))
-            .unwrap_or(100),
+        max_startups: section.take("max_startups", count(1..=100_000)).unwrap_or(100),
         max_startups_per_source: section
             .take("max_startups_per_source", count(1..=100_000))
             .unwrap_or(10),
-        max_auth_attempts: section
-            .take("max_auth_attempts", count(1..=100))
-            .unwrap_or(6),
+        max_auth_attempts: section.take("max_auth_attempts", count(1..=100)).unwrap_or(6),
         max_sessions_per_connection: section
             .take("max_sessions_per_connection", count(1..=10_000))
             .unwrap_or(64),
@@ -113,12 +76,8 @@ pub(super) fn auth(
     let accounts_dir = section
         .take("accounts_dir", optional_path(base))
         .unwrap_or_else(|| Some(base.join("keys/accounts")));
-    let trusted_user_ca = section
-        .take("trusted_user_ca", optional_path(base))
-        .flatten();
-    let open_networks = section
-        .take("open_networks", list(network))
-        .unwrap_or_default();
+    let trusted_user_ca = section.take("trusted_user_ca", optional_path(base)).flatten();
+    let open_networks = section.take("open_networks", list(network)).unwrap_or_default();
     for network in &open_networks {
         if !is_private(network) {
             let message = format!(
@@ -127,9 +86,7 @@ pub(super) fn auth(
             section.warn("open_networks", message);
         }
     }
-    let guest = section
-        .take("guest", parsed)
-        .or_else(|| AccountName::from_str("guest").ok());
+    let guest = section.take("guest", parsed).or_else(|| AccountName::from_str("guest").ok());
     let no_password = accounts.values().all(|account| account.password.is_none());
     if accounts_dir.is_none()
         && trusted_user_ca.is_none()
@@ -143,23 +100,14 @@ pub(super) fn auth(
         );
     }
     section.finish();
-    Some(Auth {
-        accounts_dir,
-        trusted_user_ca,
-        open_networks,
-        guest: guest?,
-    })
+    Some(Auth { accounts_dir, trusted_user_ca, open_networks, guest: guest? })
 }
 
 fn is_private(network: &IpNetwork) -> bool {
-    [network.network(), network.broadcast()]
-        .iter()
-        .all(|end| match end {
-            IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-            IpAddr::V6(ip) => {
-                ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
-            }
-        })
+    [network.network(), network.broadcast()].iter().all(|end| match end {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    })
 }
 
 /// `[accounts.*]`
@@ -192,10 +140,9 @@ fn password_phc(value: &Value<'_>) -> Read<(PasswordHash, Option<&'static str>)>
     let phc = text(value)?;
     match password_hash::check(phc) {
         Ok(weakness) => Ok((PasswordHash::new(phc.to_owned()), weakness)),
-        Err(rule) => Err(Fault::at(
-            value,
-            format!("{rule}; make one with \"waltgate hash-password\""),
-        )),
+        Err(rule) => {
+            Err(Fault::at(value, format!("{rule}; make one with \"waltgate hash-password\"")))
+        }
     }
 }
 
@@ -217,17 +164,10 @@ fn target_pattern(value: &Value<'_>) -> Read<String> {
 /// `[walt]`
 pub(super) fn walt(root: &mut Root<'_, '_>) -> Option<Walt> {
     let mut section = root.section("walt")?;
-    let api = section
-        .take("api", api_url)
-        .unwrap_or_else(|| "http://localhost/api/v1".to_owned());
-    let refresh = section
-        .take("refresh_seconds", integer(1..=HOUR))
-        .unwrap_or(5);
+    let api = section.take("api", api_url).unwrap_or_else(|| "http://localhost/api/v1".to_owned());
+    let refresh = section.take("refresh_seconds", integer(1..=HOUR)).unwrap_or(5);
     section.finish();
-    Some(Walt {
-        api,
-        refresh: Duration::from_secs(refresh),
-    })
+    Some(Walt { api, refresh: Duration::from_secs(refresh) })
 }
 
 fn api_url(value: &Value<'_>) -> Read<String> {
@@ -243,19 +183,13 @@ fn api_url(value: &Value<'_>) -> Read<String> {
         && !authority.as_str().contains('@')
         && !authority.host().is_empty()
         && parsed.query().is_none();
-    if plain {
-        Ok(url.trim_end_matches('/').to_owned())
-    } else {
-        Err(fault())
-    }
+    if plain { Ok(url.trim_end_matches('/').to_owned()) } else { Err(fault()) }
 }
 
 /// `[engine]`
 pub(super) fn engine(root: &mut Root<'_, '_>, base: &Path) -> Engine {
     let mut section = root.section_or_empty("engine");
-    let kind = section
-        .take("kind", engine_kind)
-        .unwrap_or(EngineKind::Auto);
+    let kind = section.take("kind", engine_kind).unwrap_or(EngineKind::Auto);
     let socket = section.take("socket", |value| socket_path(value, base));
     section.finish();
     Engine { kind, socket }
@@ -284,19 +218,13 @@ fn socket_path(value: &Value<'_>, base: &Path) -> Read<PathBuf> {
 /// `[image_defaults]`
 pub(super) fn image_defaults(root: &mut Root<'_, '_>) -> ImageDefaults {
     let mut section = root.section_or_empty("image_defaults");
-    let keep_hours = section
-        .take("keep_unsaved_hours", integer(0..=8784))
-        .unwrap_or(24);
+    let keep_hours = section.take("keep_unsaved_hours", integer(0..=8784)).unwrap_or(24);
     // The kernel's own limit on process numbers.
     let pids = section.take("pids", integer(0..=1 << 22)).unwrap_or(0);
-    let on_success = choice(&[
-        ("save", OnCommandSuccess::Save),
-        ("discard", OnCommandSuccess::Discard),
-    ]);
+    let on_success =
+        choice(&[("save", OnCommandSuccess::Save), ("discard", OnCommandSuccess::Discard)]);
     let defaults = ImageDefaults {
-        hostname: section
-            .take("hostname", hostname)
-            .unwrap_or_else(|| "image-shell".to_owned()),
+        hostname: section.take("hostname", hostname).unwrap_or_else(|| "image-shell".to_owned()),
         memory: section.take("memory", memory).flatten(),
         pids: (pids > 0).then_some(pids),
         network: section.take("network", boolean).unwrap_or(true),
@@ -316,9 +244,7 @@ fn hostname(value: &Value<'_>) -> Read<String> {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     if name.len() <= 63 && name.split('.').all(is_label) {
         Ok(name)

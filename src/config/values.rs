@@ -259,10 +259,7 @@ fn is_image_reference(reference: &str) -> bool {
     };
     let digest_fits = digest.is_none_or(|digest| {
         digest.strip_prefix("sha256:").is_some_and(|hex| {
-            hex.len() == 64
-                && hex
-                    .bytes()
-                    .all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+            hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
         })
     });
     let name_start = rest.rfind('/').map_or(0, |slash| slash + 1);
@@ -273,27 +270,20 @@ fn is_image_reference(reference: &str) -> bool {
     let tag_fits = tag.is_none_or(|tag| {
         (1..=128).contains(&tag.len())
             && !tag.starts_with(['.', '-'])
-            && tag
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+            && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
     });
     let mut parts = name.split('/').peekable();
     let has_host = name.contains('/')
-        && parts
-            .peek()
-            .is_some_and(|first| first.contains(['.', ':']) || *first == "localhost");
+        && parts.peek().is_some_and(|first| first.contains(['.', ':']) || *first == "localhost");
     let host_fits = !has_host
         || parts.next().is_some_and(|host| {
-            host.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-'))
+            host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'-'))
         });
     let path_fits = parts.all(|part| {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         part.bytes().next().is_some_and(plain)
             && part.bytes().last().is_some_and(plain)
-            && part
-                .bytes()
-                .all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
+            && part.bytes().all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
     });
     digest_fits && tag_fits && host_fits && path_fits
 }

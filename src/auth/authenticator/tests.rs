@@ -218,7 +218,8 @@ async fn what_is_ignored_is_reported_by_file_and_line() {
         [
             format!(
                 "{}: ignored: \"Bob\" is not a valid account name: lower-case letters and \
-                 digits, with single \"-\" or \"_\" between them, 32 characters at most",
+                 digits, with single \"-\" or \"_\" between them, 32 characters at most, \
+                 but neither \"library\" nor \"localhost\"",
                 file("Bob")
             ),
             format!(

@@ -40,11 +40,7 @@ fn plain_keys_comments_and_blank_lines_are_read() {
     assert_eq!(errors, []);
     let keys: Vec<_> = entries.iter().map(|entry| entry.key.key_data()).collect();
     assert_eq!(keys, [a.key_data(), b.key_data()]);
-    assert!(
-        entries
-            .iter()
-            .all(|entry| entry.restrictions == Restrictions::default())
-    );
+    assert!(entries.iter().all(|entry| entry.restrictions == Restrictions::default()));
 }
 
 #[test]
@@ -59,14 +55,7 @@ fn restrict_forbids_all_and_later_options_give_back() {
     };
     assert_eq!(all, forbidden);
     let some = with("restrict,PTY,port-forwarding").unwrap().restrictions;
-    assert_eq!(
-        some,
-        Restrictions {
-            no_pty: false,
-            no_port_forwarding: false,
-            ..forbidden
-        }
-    );
+    assert_eq!(some, Restrictions { no_pty: false, no_port_forwarding: false, ..forbidden });
     assert!(with("pty,restrict").unwrap().restrictions.no_pty);
 }
 
@@ -74,34 +63,10 @@ fn restrict_forbids_all_and_later_options_give_back() {
 fn each_negative_option_forbids_its_own_thing() {
     let of = |option| with(option).unwrap().restrictions;
     let none = Restrictions::default;
-    assert_eq!(
-        of("no-pty"),
-        Restrictions {
-            no_pty: true,
-            ..none()
-        }
-    );
-    assert_eq!(
-        of("no-port-forwarding"),
-        Restrictions {
-            no_port_forwarding: true,
-            ..none()
-        }
-    );
-    assert_eq!(
-        of("no-agent-forwarding"),
-        Restrictions {
-            no_agent_forwarding: true,
-            ..none()
-        }
-    );
-    assert_eq!(
-        of("no-X11-forwarding"),
-        Restrictions {
-            no_x11_forwarding: true,
-            ..none()
-        }
-    );
+    assert_eq!(of("no-pty"), Restrictions { no_pty: true, ..none() });
+    assert_eq!(of("no-port-forwarding"), Restrictions { no_port_forwarding: true, ..none() });
+    assert_eq!(of("no-agent-forwarding"), Restrictions { no_agent_forwarding: true, ..none() });
+    assert_eq!(of("no-X11-forwarding"), Restrictions { no_x11_forwarding: true, ..none() });
     assert_eq!(of("no-user-rc"), none());
 }
 
@@ -140,16 +105,9 @@ fn expiry_times_have_the_formats_of_sshd() {
     assert_eq!(parsed("203001020304"), Some(at("2030-01-02T01:04:00Z")));
     assert_eq!(parsed("20300102030405"), Some(at("2030-01-02T01:04:05Z")));
     assert_eq!(parsed("203001020304UTC"), Some(at("2030-01-02T03:04:00Z")));
-    for wrong in [
-        "",
-        "Z",
-        "2030",
-        "20301302",
-        "2030010225",
-        "203001022560",
-        "+2030010",
-        "2030-01-02",
-    ] {
+    for wrong in
+        ["", "Z", "2030", "20301302", "2030010225", "203001022560", "+2030010", "2030-01-02"]
+    {
         assert_eq!(parsed(wrong), None, "{wrong:?}");
     }
 }
@@ -158,10 +116,7 @@ fn expiry_times_have_the_formats_of_sshd() {
 fn an_entry_with_an_option_that_is_not_supported_is_skipped() {
     let unknown = |option: &str| EntryError::UnknownOption(option.to_owned());
     assert_eq!(with("cert-authority"), Err(unknown("cert-authority")));
-    assert_eq!(
-        with("no-pty,verify-required"),
-        Err(unknown("verify-required"))
-    );
+    assert_eq!(with("no-pty,verify-required"), Err(unknown("verify-required")));
     assert_eq!(with(r#"permitopen="a:1""#), Err(unknown("permitopen")));
     assert_eq!(with(r#"environment="A=b c""#), Err(unknown("environment")));
     assert_eq!(with(r#"restrict="x""#), Err(unknown("restrict")));
@@ -197,8 +152,5 @@ fn damaged_lines_are_skipped_with_their_line_number() {
 fn a_key_never_takes_the_place_of_the_options() {
     let (_, text) = key();
     assert!(one(&format!("no-pty {text}")).unwrap().restrictions.no_pty);
-    assert_eq!(
-        one(&format!("no-pty no-x11-forwarding {text}")),
-        Err(EntryError::NotAKey)
-    );
+    assert_eq!(one(&format!("no-pty no-x11-forwarding {text}")), Err(EntryError::NotAKey));
 }

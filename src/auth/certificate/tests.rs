@@ -76,10 +76,7 @@ fn the_only_principal_is_the_account() {
     let identity = ca.judge(&certificate, None).unwrap();
     assert_eq!(identity.account.as_str(), "alice");
     let fingerprint = ca.0.fingerprint(HashAlg::Sha256);
-    assert_eq!(
-        identity.method,
-        format!("certificate \"alice\\n@home\" serial 7 of {fingerprint}")
-    );
+    assert_eq!(identity.method, format!("certificate \"alice\\n@home\" serial 7 of {fingerprint}"));
     assert!(ca.judge(&certificate, Some("alice")).is_ok());
     let other = ca.judge(&certificate, Some("bob"));
     assert_eq!(other, Err(CertificateError::OtherPrincipal));
@@ -89,31 +86,16 @@ fn the_only_principal_is_the_account() {
 fn of_several_principals_the_claimed_one_counts() {
     let ca = authority();
     let certificate = ca.issue(&["alice", "ops", "Not An Account"], |_| {});
-    assert_eq!(
-        ca.judge(&certificate, None),
-        Err(CertificateError::SeveralPrincipals)
-    );
-    assert_eq!(
-        ca.judge(&certificate, Some("ops"))
-            .unwrap()
-            .account
-            .as_str(),
-        "ops"
-    );
+    assert_eq!(ca.judge(&certificate, None), Err(CertificateError::SeveralPrincipals));
+    assert_eq!(ca.judge(&certificate, Some("ops")).unwrap().account.as_str(), "ops");
 }
 
 #[test]
 fn a_certificate_without_principals_fits_no_one() {
     let ca = authority();
     let certificate = ca.issue(&[], |_| {});
-    assert_eq!(
-        ca.judge(&certificate, None),
-        Err(CertificateError::NoPrincipal)
-    );
-    assert_eq!(
-        ca.judge(&certificate, Some("root")),
-        Err(CertificateError::NoPrincipal)
-    );
+    assert_eq!(ca.judge(&certificate, None), Err(CertificateError::NoPrincipal));
+    assert_eq!(ca.judge(&certificate, Some("root")), Err(CertificateError::NoPrincipal));
 }
 
 #[test]
@@ -132,14 +114,8 @@ fn a_changed_certificate_is_refused() {
     let ca = authority();
     let certificate = ca.issue(&["alice"], |_| {});
     let bytes = certificate.to_bytes().unwrap();
-    let at = bytes
-        .windows(5)
-        .position(|window| window == b"alice")
-        .unwrap();
-    let principal = bytes
-        .windows(5)
-        .rposition(|window| window == b"alice")
-        .unwrap();
+    let at = bytes.windows(5).position(|window| window == b"alice").unwrap();
+    let principal = bytes.windows(5).rposition(|window| window == b"alice").unwrap();
     assert_ne!(at, principal, "the first is in the key id");
     let mut forged = bytes.clone();
     forged[principal..principal + 5].copy_from_slice(b"mario");
@@ -154,19 +130,13 @@ fn host_certificates_are_refused() {
     let certificate = ca.issue(&["alice"], |builder| {
         builder.cert_type(CertType::Host).unwrap();
     });
-    assert_eq!(
-        ca.judge(&certificate, None),
-        Err(CertificateError::NotForUsers)
-    );
+    assert_eq!(ca.judge(&certificate, None), Err(CertificateError::NotForUsers));
 }
 
 #[test]
 fn what_is_not_permitted_is_restricted() {
     let ca = authority();
-    let bare = ca
-        .judge(&ca.issue(&["alice"], |_| {}), None)
-        .unwrap()
-        .restrictions;
+    let bare = ca.judge(&ca.issue(&["alice"], |_| {}), None).unwrap().restrictions;
     let nothing = Restrictions {
         no_pty: true,
         no_port_forwarding: true,
@@ -187,10 +157,7 @@ fn what_is_not_permitted_is_restricted() {
             builder.extension(name, "").unwrap();
         }
     });
-    assert_eq!(
-        ca.judge(&usual, None).unwrap().restrictions,
-        Restrictions::default()
-    );
+    assert_eq!(ca.judge(&usual, None).unwrap().restrictions, Restrictions::default());
 }
 
 #[test]
@@ -202,27 +169,18 @@ fn critical_options_are_honoured_or_refuse() {
         })
     };
     let forced = ca.judge(&with("force-command", "uptime"), None).unwrap();
-    assert_eq!(
-        forced.restrictions.forced_command.as_deref(),
-        Some("uptime")
-    );
+    assert_eq!(forced.restrictions.forced_command.as_deref(), Some("uptime"));
 
     let bound = with("source-address", "10.0.0.0/8,fd00::1");
     assert!(ca.at(BORN, &bound, None, "::ffff:10.9.9.9").is_ok());
     assert!(ca.at(BORN, &bound, None, "fd00::1").is_ok());
     let elsewhere = ca.at(BORN, &bound, None, "192.168.0.1");
-    assert_eq!(
-        elsewhere,
-        Err(CertificateError::Source("192.168.0.1".parse().unwrap()))
-    );
+    assert_eq!(elsewhere, Err(CertificateError::Source("192.168.0.1".parse().unwrap())));
     let wrong = ca.judge(&with("source-address", "10.*"), None);
     assert!(matches!(wrong, Err(CertificateError::SourceAddress(_))));
 
     let unknown = ca.judge(&with("verify-required", ""), None);
-    assert_eq!(
-        unknown,
-        Err(CertificateError::CriticalOption("verify-required".into()))
-    );
+    assert_eq!(unknown, Err(CertificateError::CriticalOption("verify-required".into())));
 }
 
 /// What ssh-keygen makes: `-I alice@home -n alice,ops -O clear -O permit-pty
@@ -236,13 +194,7 @@ fn certificates_of_ssh_keygen_are_understood() {
     let judge = |peer: &str| {
         let claimed = "ops".parse().unwrap();
         let peer = peer.parse().unwrap();
-        identity(
-            &certificate,
-            &authorities,
-            Some(&claimed),
-            peer,
-            SystemTime::now(),
-        )
+        identity(&certificate, &authorities, Some(&claimed), peer, SystemTime::now())
     };
     let found = judge("fd00::7").unwrap();
     assert_eq!(found.account.as_str(), "ops");
@@ -256,10 +208,7 @@ fn certificates_of_ssh_keygen_are_understood() {
             forced_command: Some("uptime -p".to_owned()),
         }
     );
-    assert!(matches!(
-        judge("192.168.0.1"),
-        Err(CertificateError::Source(_))
-    ));
+    assert!(matches!(judge("192.168.0.1"), Err(CertificateError::Source(_))));
 }
 
 /// As `ssh-keygen -s ca -t ssh-rsa` makes it.

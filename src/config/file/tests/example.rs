@@ -10,20 +10,8 @@ fn the_example_file_loads_and_opens_loopback_only() {
     let (config, warnings) = Config::load(&path).unwrap();
     assert_eq!(warnings, []);
     let loopback = |ip: IpAddr| ip.is_loopback();
-    assert!(
-        config
-            .auth
-            .open_networks
-            .iter()
-            .all(|network| loopback(network.network()))
-    );
-    assert!(
-        config
-            .server
-            .listen
-            .iter()
-            .all(|address| loopback(address.ip()))
-    );
+    assert!(config.auth.open_networks.iter().all(|network| loopback(network.network())));
+    assert!(config.server.listen.iter().all(|address| loopback(address.ip())));
     assert_eq!(config.node_defaults.host_key_policy, HostKeyPolicy::Strict);
 }
 
@@ -43,14 +31,8 @@ fn the_example_file_is_complete_and_right_even_where_it_is_commented_out() {
     let loaded = load(&all);
     assert!(loaded.result.is_ok(), "{}", loaded.result.unwrap_err());
     let table: toml::Table = all.parse().unwrap();
-    let keys = |section: &toml::Value| {
-        section
-            .as_table()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect::<Vec<_>>()
-    };
+    let keys =
+        |section: &toml::Value| section.as_table().unwrap().keys().cloned().collect::<Vec<_>>();
     let mut shown: Vec<String> = Vec::new();
     for (name, section) in &table {
         match name.as_str() {
@@ -87,9 +69,6 @@ fn the_example_file_is_complete_and_right_even_where_it_is_commented_out() {
     let document = fs::read_to_string(document).unwrap();
     for key in expected {
         let key = key.rsplit('.').next().unwrap();
-        assert!(
-            document.contains(&format!("| `{key}` |")),
-            "docs/configuration.md lacks {key}"
-        );
+        assert!(document.contains(&format!("| `{key}` |")), "docs/configuration.md lacks {key}");
     }
 }

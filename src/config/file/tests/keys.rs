@@ -14,10 +14,7 @@ fn an_empty_file_gives_safe_defaults() {
     assert_eq!(config.server.listen, ["0.0.0.0:2222".parse().unwrap()]);
     assert_eq!(
         config.server.host_keys,
-        [
-            dir.path().join("keys/ssh_host_ed25519_key"),
-            dir.path().join("keys/ssh_host_ecdsa_key")
-        ]
+        [dir.path().join("keys/ssh_host_ed25519_key"), dir.path().join("keys/ssh_host_ecdsa_key")]
     );
     assert_eq!(config.server.state_dir, PathBuf::from("/var/lib/waltgate"));
     assert_eq!(config.server.lobby.as_str(), "walt");
@@ -29,10 +26,7 @@ fn an_empty_file_gives_safe_defaults() {
     assert_eq!(config.limits.max_containers_per_account, 8);
     assert_eq!(config.limits.idle, None);
     assert_eq!(config.limits.spool_bytes, 256 << 20);
-    assert_eq!(
-        config.auth.accounts_dir,
-        Some(dir.path().join("keys/accounts"))
-    );
+    assert_eq!(config.auth.accounts_dir, Some(dir.path().join("keys/accounts")));
     assert_eq!(config.auth.trusted_user_ca, None);
     assert_eq!(config.auth.open_networks, []);
     assert_eq!(config.auth.guest.as_str(), "guest");
@@ -41,10 +35,7 @@ fn an_empty_file_gives_safe_defaults() {
     let node = &config.node_defaults;
     assert_eq!(node.networks, []);
     assert_eq!(node.identity, PathBuf::from("/root/.ssh/id_rsa"));
-    assert_eq!(
-        node.known_hosts,
-        PathBuf::from("/var/lib/walt/ssh/known_hosts.nodes")
-    );
+    assert_eq!(node.known_hosts, PathBuf::from("/var/lib/walt/ssh/known_hosts.nodes"));
     assert_eq!(node.host_key_alias.as_deref(), Some("walt.node"));
     assert_eq!(node.host_key_policy, HostKeyPolicy::Strict);
     assert_eq!(node.connect, Duration::from_secs(10));
@@ -135,30 +126,17 @@ fn every_key_is_read() {
     let (config, warnings) = result.unwrap();
     let base = dir.path();
     assert_eq!(warnings, []);
-    assert_eq!(
-        config.server.host_keys,
-        [base.join("a_key"), "/etc/b_key".into()]
-    );
+    assert_eq!(config.server.host_keys, [base.join("a_key"), "/etc/b_key".into()]);
     assert_eq!(config.server.listen.len(), 2);
     assert_eq!(config.server.state_dir, base.join("state"));
     assert_eq!(config.server.lobby.as_str(), "gate");
     let limits = &config.limits;
     assert_eq!(limits.login_grace, Duration::from_secs(1));
     assert_eq!(
-        (
-            limits.max_startups,
-            limits.max_startups_per_source,
-            limits.max_auth_attempts
-        ),
+        (limits.max_startups, limits.max_startups_per_source, limits.max_auth_attempts),
         (2, 3, 4)
     );
-    assert_eq!(
-        (
-            limits.max_sessions_per_connection,
-            limits.max_containers_per_account
-        ),
-        (5, 6)
-    );
+    assert_eq!((limits.max_sessions_per_connection, limits.max_containers_per_account), (5, 6));
     assert_eq!(limits.idle, Some(Duration::from_secs(420)));
     assert_eq!(limits.spool_bytes, 8 << 20);
     assert_eq!(config.auth.accounts_dir, Some("/accounts".into()));
@@ -169,10 +147,7 @@ fn every_key_is_read() {
     assert_eq!(alice.password.as_ref().unwrap().expose(), STRONG);
     assert_eq!(alice.allow, ["rpi*", "image.*", "walt"]);
     let bob = &config.accounts[&"bob".parse().unwrap()];
-    assert_eq!(
-        (bob.password.clone(), bob.allow.clone()),
-        (None, vec!["*".to_owned()])
-    );
+    assert_eq!((bob.password.clone(), bob.allow.clone()), (None, vec!["*".to_owned()]));
     let walt = config.walt.unwrap();
     assert_eq!(walt.api, "http://walt.example:8080/api/v1");
     assert_eq!(walt.refresh, Duration::from_secs(1000));
@@ -183,10 +158,7 @@ fn every_key_is_read() {
     assert_eq!(rpi1.mac.as_deref(), Some("52:54:00:bb:1b:b9"));
     assert_eq!(rpi1.persist, Some("/srv/rpi1".into()));
     assert_eq!(rpi1.boot_mode, BootMode::HybridPersistent);
-    assert_eq!(
-        rpi1.options.networks,
-        ["192.168.152.10/32".parse().unwrap()]
-    );
+    assert_eq!(rpi1.options.networks, ["192.168.152.10/32".parse().unwrap()]);
     assert_eq!(rpi1.options.identity, PathBuf::from("/root/id"));
     assert_eq!(rpi1.options.known_hosts, PathBuf::from("/root/known"));
     assert_eq!(rpi1.options.host_key_alias.as_deref(), Some("rpi1"));
@@ -211,10 +183,7 @@ fn every_key_is_read() {
     assert_eq!(config.engine.socket, Some("/run/docker.sock".into()));
     let image = &config.image_defaults;
     assert_eq!(image.hostname, "box.lab");
-    assert_eq!(
-        (image.memory, image.pids, image.network),
-        (Some(2 << 30), Some(100), false)
-    );
+    assert_eq!((image.memory, image.pids, image.network), (Some(2 << 30), Some(100), false));
     assert_eq!(image.keep_unsaved, Duration::from_secs(3600));
     assert_eq!(image.on_command_success, OnCommandSuccess::Discard);
     let alias: Vec<_> = config.images.values().collect();

@@ -7,10 +7,7 @@ fn mistake(section: &str, line: &str) -> String {
     let all = errors(format!("[{section}]\n{line}\n"));
     let prefix = format!("gate.toml:2: [{section}] ");
     match all.as_slice() {
-        [one] => one
-            .strip_prefix(&prefix)
-            .unwrap_or_else(|| panic!("{one}"))
-            .to_owned(),
+        [one] => one.strip_prefix(&prefix).unwrap_or_else(|| panic!("{one}")).to_owned(),
         _ => panic!("{all:?}"),
     }
 }
@@ -18,47 +15,15 @@ fn mistake(section: &str, line: &str) -> String {
 #[test]
 fn wrong_types_say_what_was_expected_and_found() {
     for (section, line, expected) in [
-        (
-            "server",
-            "lobby = 1",
-            "lobby: must be a string, not an integer",
-        ),
-        (
-            "server",
-            "listen = \"0.0.0.0:1\"",
-            "listen: must be an array, not a string",
-        ),
-        (
-            "server",
-            "listen = [1]",
-            "listen: must be a string, not an integer",
-        ),
-        (
-            "limits",
-            "max_startups = \"9\"",
-            "max_startups: must be an integer, not a string",
-        ),
-        (
-            "limits",
-            "idle_minutes = 1.5",
-            "idle_minutes: must be an integer, not a float",
-        ),
-        (
-            "image_defaults",
-            "network = 1",
-            "network: must be true or false, not an integer",
-        ),
-        (
-            "image_defaults",
-            "memory = 0",
-            "memory: must be a string, not an integer",
-        ),
+        ("server", "lobby = 1", "lobby: must be a string, not an integer"),
+        ("server", "listen = \"0.0.0.0:1\"", "listen: must be an array, not a string"),
+        ("server", "listen = [1]", "listen: must be a string, not an integer"),
+        ("limits", "max_startups = \"9\"", "max_startups: must be an integer, not a string"),
+        ("limits", "idle_minutes = 1.5", "idle_minutes: must be an integer, not a float"),
+        ("image_defaults", "network = 1", "network: must be true or false, not an integer"),
+        ("image_defaults", "memory = 0", "memory: must be a string, not an integer"),
         ("auth", "guest = {}", "guest: must be a string, not a table"),
-        (
-            "walt",
-            "api = 2020-01-01",
-            "api: must be a string, not a datetime",
-        ),
+        ("walt", "api = 2020-01-01", "api: must be a string, not a datetime"),
     ] {
         assert_eq!(mistake(section, line), expected);
     }
@@ -72,11 +37,7 @@ fn wrong_values_say_what_is_possible() {
             "login_grace_seconds = 3601",
             "login_grace_seconds: must be between 1 and 3600, not 3601",
         ),
-        (
-            "limits",
-            "idle_minutes = -1",
-            "idle_minutes: must be between 0 and 525600, not -1",
-        ),
+        ("limits", "idle_minutes = -1", "idle_minutes: must be between 0 and 525600, not -1"),
         (
             "limits",
             "spool_megabytes = 99999999999999999999999",
@@ -88,32 +49,21 @@ fn wrong_values_say_what_is_possible() {
             "listen: \"localhost\" is not an address with a port, such as \"0.0.0.0:2222\" or \
              \"[::]:2222\"",
         ),
-        (
-            "server",
-            "listen = [\"[::]:1\", \"[::]:1\"]",
-            "listen: is listed twice",
-        ),
-        (
-            "server",
-            "host_keys = [\"k\", \"k\"]",
-            "host_keys: is listed twice",
-        ),
+        ("server", "listen = [\"[::]:1\", \"[::]:1\"]", "listen: is listed twice"),
+        ("server", "host_keys = [\"k\", \"k\"]", "host_keys: is listed twice"),
         ("server", "host_keys = []", "host_keys: must not be empty"),
-        (
-            "server",
-            "host_keys = [\"\"]",
-            "host_keys: must be the path of a file or directory",
-        ),
+        ("server", "host_keys = [\"\"]", "host_keys: must be the path of a file or directory"),
         (
             "server",
             "lobby = \"all-nodes\"",
-            "lobby: \"all-nodes\" has another meaning in usernames",
+            "lobby: \"all-nodes\" is not a valid node name: a letter, then letters, \
+             digits and \"-\", two to 63 characters, but none of my-nodes, free-nodes and all-nodes",
         ),
         (
             "auth",
             "guest = \"Guest\"",
             "guest: \"Guest\" is not a valid account name: lower-case letters and digits, with \
-             single \"-\" or \"_\" between them, 32 characters at most",
+             single \"-\" or \"_\" between them, 32 characters at most, but neither \"library\" nor \"localhost\"",
         ),
         (
             "auth",
@@ -155,11 +105,7 @@ fn wrong_values_say_what_is_possible() {
             "kind = \"embedded\"",
             "kind: \"embedded\" is not available in this version; use \"docker\" or \"auto\"",
         ),
-        (
-            "engine",
-            "kind = \"podman\"",
-            "kind: must be \"auto\" or \"docker\", not \"podman\"",
-        ),
+        ("engine", "kind = \"podman\"", "kind: must be \"auto\" or \"docker\", not \"podman\""),
         (
             "engine",
             "socket = \"tcp://1.2.3.4:2375\"",
@@ -170,11 +116,7 @@ fn wrong_values_say_what_is_possible() {
             "socket = \"unix://run/docker.sock\"",
             "socket: must be a socket on this machine, such as \"unix:///run/docker.sock\"",
         ),
-        (
-            "image_defaults",
-            "hostname = \"-x\"",
-            "hostname: \"-x\" is not a host name",
-        ),
+        ("image_defaults", "hostname = \"-x\"", "hostname: \"-x\" is not a host name"),
         (
             "image_defaults",
             "on_command_success = \"keep\"",
@@ -194,9 +136,7 @@ fn wrong_values_say_what_is_possible() {
 #[test]
 fn memory_sizes_have_binary_units() {
     let memory = |size: &str| {
-        config(&format!("[image_defaults]\nmemory = \"{size}\""))
-            .image_defaults
-            .memory
+        config(&format!("[image_defaults]\nmemory = \"{size}\"")).image_defaults.memory
     };
     assert_eq!(memory("0"), None);
     assert_eq!(memory("0G"), None);
@@ -205,18 +145,7 @@ fn memory_sizes_have_binary_units() {
     assert_eq!(memory("1T"), Some(1 << 40));
     assert_eq!(memory("8192K"), Some(8 << 20));
     assert_eq!(memory("6291456"), Some(6 << 20));
-    for wrong in [
-        "",
-        "G",
-        "2GB",
-        "1.5G",
-        "-1",
-        "+2G",
-        "99999999T",
-        "two",
-        "2 G",
-        "é",
-    ] {
+    for wrong in ["", "G", "2GB", "1.5G", "-1", "+2G", "99999999T", "two", "2 G", "é"] {
         assert_eq!(
             mistake("image_defaults", &format!("memory = \"{wrong}\"")),
             format!(
@@ -236,23 +165,14 @@ fn node_addresses_are_ip_addresses_with_or_without_a_port() {
     let address = |text: &str| {
         let text =
             format!("[nodes.n1]\nnetworks = [\"0.0.0.0/0\", \"::/0\"]\naddress = \"{text}\"\n");
-        config(&text).nodes[&"n1".parse().unwrap()]
-            .address
-            .to_string()
+        config(&text).nodes[&"n1".parse().unwrap()].address.to_string()
     };
     assert_eq!(address("10.0.0.1"), "10.0.0.1:22");
     assert_eq!(address("10.0.0.1:2022"), "10.0.0.1:2022");
     assert_eq!(address("fd00::1"), "[fd00::1]:22");
     assert_eq!(address("[fd00::1]"), "[fd00::1]:22");
     assert_eq!(address("[fd00::1]:2022"), "[fd00::1]:2022");
-    for wrong in [
-        "rpi1",
-        "10.0.0.1:0",
-        "10.0.0.1:99999",
-        "10.0.0",
-        "[fd00::1",
-        "",
-    ] {
+    for wrong in ["rpi1", "10.0.0.1:0", "10.0.0.1:99999", "10.0.0", "[fd00::1", ""] {
         assert_eq!(
             mistake("nodes.n1", &format!("address = \"{wrong}\"")),
             format!(
@@ -265,12 +185,7 @@ fn node_addresses_are_ip_addresses_with_or_without_a_port() {
 
 #[test]
 fn wrong_mac_addresses_are_refused() {
-    for wrong in [
-        "52:54:00:bb:1b",
-        "52:54:00:bb:1b:b9:00",
-        "52:54:00:bb:1b:xx",
-        "525400bb1bb9",
-    ] {
+    for wrong in ["52:54:00:bb:1b", "52:54:00:bb:1b:b9:00", "52:54:00:bb:1b:xx", "525400bb1bb9"] {
         let text = format!(
             "[nodes.n1]\nmac = \"{wrong}\"\naddress = \"127.0.0.1\"\nnetworks = [\"127.0.0.0/8\"]\n"
         );
@@ -286,20 +201,10 @@ fn wrong_mac_addresses_are_refused() {
 
 #[test]
 fn password_hashes_must_be_argon2id_and_are_never_repeated() {
-    for wrong in [
-        "hunter2",
-        "$2b$12$hunter2hunter2",
-        &STRONG.replace("argon2id", "argon2i"),
-    ] {
+    for wrong in ["hunter2", "$2b$12$hunter2hunter2", &STRONG.replace("argon2id", "argon2i")] {
         let message = mistake("accounts.alice", &format!("password = \"{wrong}\""));
-        assert!(
-            message.ends_with("; make one with \"waltgate hash-password\""),
-            "{message}"
-        );
-        assert!(
-            !message.contains(wrong) && !message.contains("hunter2"),
-            "{message}"
-        );
+        assert!(message.ends_with("; make one with \"waltgate hash-password\""), "{message}");
+        assert!(!message.contains(wrong) && !message.contains("hunter2"), "{message}");
     }
 }
 
@@ -318,24 +223,10 @@ fn image_references_are_those_of_container_engines() {
         let text = format!("[images.x]\nref = \"{good}\"\n");
         assert!(config(&text).images.values().eq([good]), "{good}");
     }
-    for bad in [
-        "",
-        " ",
-        "a b",
-        "/a",
-        "a/",
-        "a//b",
-        "a:",
-        "a:b:c",
-        "-a",
-        "a@sha256:12",
-        "A/b",
-        "a:-x",
-    ] {
-        assert!(
-            mistake("images.x", &format!("ref = \"{bad}\"")).starts_with("ref: "),
-            "{bad}"
-        );
+    for bad in
+        ["", " ", "a b", "/a", "a/", "a//b", "a:", "a:b:c", "-a", "a@sha256:12", "A/b", "a:-x"]
+    {
+        assert!(mistake("images.x", &format!("ref = \"{bad}\"")).starts_with("ref: "), "{bad}");
     }
 }
 
@@ -344,10 +235,7 @@ fn secrets_do_not_print() {
     let config = config(&format!("[accounts.alice]\npassword = \"{STRONG}\"\n"));
     let printed = format!("{config:?}");
     assert!(printed.contains("PasswordHash(..)"));
-    assert!(
-        !printed.contains("argon2id") && !printed.contains("c29tZXNhbHQ"),
-        "{printed}"
-    );
+    assert!(!printed.contains("argon2id") && !printed.contains("c29tZXNhbHQ"), "{printed}");
     let api = mistake("walt", "api = \"http://admin:hunter2@walt/api\"");
     assert!(!api.contains("hunter2"), "{api}");
 }
