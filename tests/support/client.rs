@@ -1,11 +1,14 @@
 //! The stock ssh, scp and sftp.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use super::log::Log;
 use super::process::{Process, bound_command};
@@ -17,8 +20,15 @@ pub(crate) struct Client {
     password: Option<String>,
     options: Vec<String>,
     arguments: Vec<String>,
-    environment: Vec<(String, String)>,
-    stdin: Vec<u8>,
+    environment: Vec<(OsString, OsString)>,
+    stdin: Input,
+    patience: Duration,
+}
+
+#[derive(Clone)]
+enum Input {
+    Bytes(Vec<u8>),
+    File(PathBuf),
 }
 
 impl Client {
@@ -29,7 +39,8 @@ impl Client {
             options: vec!["-F".to_owned(), config.display().to_string()],
             arguments: Vec::new(),
             environment: Vec::new(),
-            stdin: Vec::new(),
+            stdin: Input::Bytes(Vec::new()),
+            patience: DEADLINE,
         }
     }
 
@@ -47,8 +58,7 @@ impl Client {
 
     /// Further options, before the host.
     pub(crate) fn option(mut self, options: &[&str]) -> Self {
-        self.options
-            .extend(options.iter().map(|option| (*option).to_owned()));
+        self.options.extend(options.iter().map(|option| (*option).to_owned()));
         self
     }
 
@@ -78,14 +88,26 @@ impl Client {
     }
 
     /// A variable in the client's own environment; `SendEnv` passes it on.
-    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
+    pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
     /// What it reads from standard input.
     pub(crate) fn stdin(mut self, bytes: impl AsRef<[u8]>) -> Self {
-        self.stdin = bytes.as_ref().to_owned();
+        self.stdin = Input::Bytes(bytes.as_ref().to_owned());
+        self
+    }
+
+    /// Reads its standard input from a file.
+    pub(crate) fn stdin_file(mut self, path: &Path) -> Self {
+        self.stdin = Input::File(path.to_owned());
+        self
+    }
+
+    /// May take longer than everything else does.
+    pub(crate) fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -115,13 +137,27 @@ impl Client {
     /// Runs it to its end.
     #[track_caller]
     pub(crate) fn run(self) -> Finished {
-        run(self.to_command(false), &self.stdin)
+        match &self.stdin {
+            Input::Bytes(bytes) => run(self.to_command(false), bytes),
+            Input::File(_) => self.start().finish(),
+        }
     }
 
-    /// Starts it with pipes.
+    /// Starts it, with pipes.
     #[track_caller]
     pub(crate) fn start(self) -> Running {
-        Running::start(self.to_command(false))
+        let stdin = match &self.stdin {
+            Input::Bytes(_) => Stdio::piped(),
+            Input::File(path) => File::open(path).unwrap().into(),
+        };
+        Running::start(self.to_command(false), stdin, self.patience)
+    }
+
+    /// Starts it, with a pipe for standard output that nobody reads but the caller.
+    #[track_caller]
+    pub(crate) fn start_unread(self) -> Process {
+        let mut command = self.to_command(false);
+        Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()))
     }
 
     /// Starts it on a terminal of 80 by 24.
@@ -140,71 +176,41 @@ pub(crate) struct Running {
     pub(crate) stdout: Log,
     /// Its standard error so far.
     pub(crate) stderr: Log,
+    patience: Duration,
 }
 
 impl Running {
     #[track_caller]
-    fn start(mut command: Command) -> Self {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+    fn start(mut command: Command, stdin: Stdio, patience: Duration) -> Self {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = Process::spawn(&mut command);
         let stdout = Log::collect(process.stdout.take().unwrap());
         let stderr = Log::collect(process.stderr.take().unwrap());
-        Self {
-            description: format!("{command:?}"),
-            process,
-            stdout,
-            stderr,
-        }
+        Self { description: format!("{command:?}"), process, stdout, stderr, patience }
     }
 
     /// Writes to its standard input.
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.process
-            .stdin
-            .as_mut()
-            .unwrap()
-            .write_all(bytes.as_ref())
-            .unwrap();
+        self.process.stdin.as_mut().unwrap().write_all(bytes.as_ref()).unwrap();
     }
 
     /// Waits until its standard output has `text`.
     #[track_caller]
     pub(crate) fn expect_stdout(&self, text: &str) {
-        let found = self
-            .stdout
-            .wait_for(0, DEADLINE, |out| super::log::end_of(out, text));
-        assert!(
-            found.is_some(),
-            "{} never wrote {text:?}\n{}",
-            self.description,
-            self.so_far()
-        );
+        let found = self.stdout.wait_for(0, DEADLINE, |out| super::log::end_of(out, text));
+        assert!(found.is_some(), "{} never wrote {text:?}\n{}", self.description, self.so_far());
     }
 
     /// Waits until its standard error has `text`.
     #[track_caller]
     pub(crate) fn expect_stderr(&self, text: &str) {
-        let found = self
-            .stderr
-            .wait_for(0, DEADLINE, |out| super::log::end_of(out, text));
-        assert!(
-            found.is_some(),
-            "{} never wrote {text:?}\n{}",
-            self.description,
-            self.so_far()
-        );
+        let found = self.stderr.wait_for(0, DEADLINE, |out| super::log::end_of(out, text));
+        assert!(found.is_some(), "{} never wrote {text:?}\n{}", self.description, self.so_far());
     }
 
     fn so_far(&self) -> String {
-        format!(
-            "stdout: {}\nstderr: {}",
-            self.stdout.text(),
-            self.stderr.text()
-        )
+        format!("stdout: {}\nstderr: {}", self.stdout.text(), self.stderr.text())
     }
 
     /// Kills the client: to the gateway, its connection is lost.
@@ -216,7 +222,7 @@ impl Running {
     #[track_caller]
     pub(crate) fn finish(mut self) -> Finished {
         self.process.stdin = None;
-        let Some(status) = self.process.wait(DEADLINE) else {
+        let Some(status) = self.process.wait(self.patience) else {
             self.process.kill();
             panic!("{} does not end\n{}", self.description, self.so_far());
         };
@@ -234,7 +240,7 @@ impl Running {
 /// Runs `command` to its end, with `stdin` as its standard input.
 #[track_caller]
 pub(crate) fn run(command: Command, stdin: &[u8]) -> Finished {
-    let mut running = Running::start(command);
+    let mut running = Running::start(command, Stdio::piped(), DEADLINE);
     let mut pipe = running.process.stdin.take().unwrap();
     let input = stdin.to_owned();
     let writer = thread::spawn(move || {
@@ -295,10 +301,7 @@ impl Finished {
     pub(crate) fn expect_stderr_with(self, words: &[&str]) -> Self {
         let stderr = self.stderr.to_lowercase();
         for word in words {
-            assert!(
-                stderr.contains(&word.to_lowercase()),
-                "no {word:?} in the stderr of {self:?}"
-            );
+            assert!(stderr.contains(&word.to_lowercase()), "no {word:?} in the stderr of {self:?}");
         }
         self
     }
@@ -308,10 +311,7 @@ impl Finished {
     pub(crate) fn expect_one_gateway_line(self) -> Self {
         let mut lines = self.stderr.lines();
         let line = lines.next().unwrap_or_default();
-        assert!(
-            line.starts_with("waltgate: ") && lines.next().is_none(),
-            "{self:?}"
-        );
+        assert!(line.starts_with("waltgate: ") && lines.next().is_none(), "{self:?}");
         self
     }
 }

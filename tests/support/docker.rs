@@ -33,12 +33,7 @@ impl Engine {
     /// Runs `docker ARGUMENTS`, which must succeed; returns its standard output.
     #[track_caller]
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
-        run_tool(
-            Command::new("docker")
-                .arg("-H")
-                .arg(self.endpoint())
-                .args(arguments),
-        )
+        run_tool(Command::new("docker").arg("-H").arg(self.endpoint()).args(arguments))
     }
 
     fn endpoint(&self) -> String {
@@ -47,9 +42,7 @@ impl Engine {
 
     /// Whether the engine has an image of this reference.
     pub(crate) fn has_image(&self, reference: &str) -> bool {
-        !self
-            .docker(&["image", "ls", "--quiet", reference])
-            .is_empty()
+        !self.docker(&["image", "ls", "--quiet", reference]).is_empty()
     }
 
     /// The containers, running or not, whose image is or was `image`.
@@ -71,33 +64,30 @@ impl Engine {
             .collect()
     }
 
-    /// An image of a name of its own, `waltplatform/NAME`, of a kind that `image.sh` knows.
-    pub(crate) fn image(&self, kind: &str) -> Image<'_> {
-        self.image_with(kind, &[])
+    /// An image of a name of its own, `OWNER/NAME`, of a kind that `image.sh` knows.
+    pub(crate) fn image(&self, owner: &str, kind: &str) -> Image<'_> {
+        self.image_with(owner, kind, &[])
     }
 
     /// The same, with Dockerfile instructions applied.
     #[track_caller]
-    pub(crate) fn image_with(&self, kind: &str, changes: &[&str]) -> Image<'_> {
+    pub(crate) fn image_with(&self, owner: &str, kind: &str, changes: &[&str]) -> Image<'_> {
         static CALLS: AtomicU32 = AtomicU32::new(0);
         let call = CALLS.fetch_add(1, Ordering::Relaxed);
         let name = format!("{kind}-{}-{call}", std::process::id());
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo/image.sh");
+        let reference = format!("{owner}/{name}");
         // A label of its own makes the image a different one from other tests'.
         let label = format!("LABEL waltgate.test={name}");
         run_tool(
             Command::new("sh")
-                .args([script, kind, &format!("waltplatform/{name}"), &label])
+                .args([script, kind, &reference, &label])
                 .args(changes)
                 .env("DOCKER_HOST", self.endpoint()),
         );
-        let format = ["image", "inspect", "--format", "{{.Id}}"];
-        let id = self.docker(&[&format[..], &[&format!("waltplatform/{name}")]].concat());
-        Image {
-            engine: self,
-            name,
-            id,
-        }
+
+        let id = self.docker(&["image", "inspect", "--format", "{{.Id}}", &reference]);
+        Image { engine: self, name, id }
     }
 }
 
@@ -149,11 +139,7 @@ impl Drop for Image<'_> {
     fn drop(&mut self) {
         let docker = |arguments: &[&str]| {
             // Best effort: a failing test may have left anything.
-            Command::new("docker")
-                .arg("-H")
-                .arg(self.engine.endpoint())
-                .args(arguments)
-                .output()
+            Command::new("docker").arg("-H").arg(self.engine.endpoint()).args(arguments).output()
         };
         for container in self.engine.containers_of(self) {
             docker(&["rm", "--force", &container]).ok();

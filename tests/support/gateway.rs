@@ -23,6 +23,7 @@ pub(crate) struct GatewaySetup<'a> {
     testbed: &'a Testbed,
     auth: String,
     node_defaults: String,
+    limits: String,
     tables: String,
 }
 
@@ -38,6 +39,7 @@ impl<'a> GatewaySetup<'a> {
                 testbed.path("identity"),
                 testbed.path("known_hosts"),
             ),
+            limits: String::new(),
             tables: String::new(),
         }
     }
@@ -45,6 +47,12 @@ impl<'a> GatewaySetup<'a> {
     /// The lines of `[auth]`, instead of the default ones.
     pub(crate) fn auth(mut self, lines: &str) -> Self {
         lines.clone_into(&mut self.auth);
+        self
+    }
+
+    /// The lines of `[limits]`.
+    pub(crate) fn limits(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.limits);
         self
     }
 
@@ -69,11 +77,7 @@ impl<'a> GatewaySetup<'a> {
     /// A static node with further lines.
     pub(crate) fn node_with(mut self, node: &Node, lines: &str) -> Self {
         let (name, address) = (node.name(), node.address());
-        writeln!(
-            self.tables,
-            "[nodes.{name}]\naddress = \"{address}\"\n{lines}"
-        )
-        .unwrap();
+        writeln!(self.tables, "[nodes.{name}]\naddress = \"{address}\"\n{lines}").unwrap();
         self
     }
 
@@ -99,9 +103,10 @@ impl<'a> GatewaySetup<'a> {
     pub(crate) fn write(&self, listen: &str) -> PathBuf {
         let toml = format!(
             "[server]\nlisten = [\"{listen}\"]\nhost_keys = [{:?}]\nstate_dir = {:?}\n\n\
-             [auth]\n{}\n\n[node_defaults]\n{}\n{}",
+             [limits]\n{}\n\n[auth]\n{}\n\n[node_defaults]\n{}\n{}",
             self.testbed.path("gateway_host_key"),
             self.testbed.path("state"),
+            self.limits,
             self.auth,
             self.node_defaults,
             self.tables,
@@ -116,13 +121,7 @@ impl<'a> GatewaySetup<'a> {
         let (process, log, address) = launch(&config);
         // A restarted gateway is found where it was.
         self.write(&address.to_string());
-        Gateway {
-            config,
-            client_config,
-            address,
-            process,
-            log,
-        }
+        Gateway { config, client_config, address, process, log }
     }
 }
 
@@ -193,11 +192,8 @@ impl Gateway {
     /// The stock scp; `REMOTE:path` in the arguments stands for the gateway as `user`.
     pub(crate) fn scp(&self, user: &str, arguments: &[&str]) -> Client {
         let remote = format!("{user}@{}:", self.address.ip());
-        Client::copy("scp", &self.client_config, self.address).arguments(
-            arguments
-                .iter()
-                .map(|argument| argument.replace("REMOTE:", &remote)),
-        )
+        Client::copy("scp", &self.client_config, self.address)
+            .arguments(arguments.iter().map(|argument| argument.replace("REMOTE:", &remote)))
     }
 
     /// The stock sftp, with commands from standard input.
@@ -221,9 +217,7 @@ impl Gateway {
     /// Waits until its log has `text`.
     #[track_caller]
     pub(crate) fn expect_log(&self, text: &str) {
-        let found = self
-            .log
-            .wait_for(0, DEADLINE, |log| super::log::end_of(log, text));
+        let found = self.log.wait_for(0, DEADLINE, |log| super::log::end_of(log, text));
         assert!(found.is_some(), "the gateway never logged {text:?}");
     }
 
@@ -231,12 +225,28 @@ impl Gateway {
     pub(crate) fn peak_memory(&self) -> u64 {
         let path = format!("/proc/{}/status", self.process.pid());
         let status = fs::read_to_string(path).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kibibytes * 1024
+    }
+
+    /// How many bytes it has read so far, from all sources.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.process.pid())).unwrap();
+        let count = io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap();
+        count.parse().unwrap()
+    }
+
+    /// Waits until it has not read anything for a second: its peers are all stalled.
+    pub(crate) fn wait_until_idle(&self) {
+        let mut last = 0;
+        let mut quiet = 0;
+        super::eventually("the gateway has stopped reading", || {
+            let now = self.bytes_read();
+            quiet = if now == last { quiet + 1 } else { 0 };
+            last = now;
+            quiet == 50
+        });
     }
 
     /// Whether it still runs.
@@ -249,9 +259,7 @@ impl Gateway {
     pub(crate) fn stop(&self) -> Option<i32> {
         self.process.signal(Signal::TERM);
         let status = self.process.wait(DEADLINE);
-        status
-            .unwrap_or_else(|| panic!("the gateway does not end on SIGTERM"))
-            .code()
+        status.unwrap_or_else(|| panic!("the gateway does not end on SIGTERM")).code()
     }
 
     /// Kills it.
@@ -280,9 +288,12 @@ impl Drop for Gateway {
 /// Runs the program under test with these arguments and this standard input.
 pub(crate) fn waltgate(arguments: &[&str], stdin: &[u8]) -> super::Finished {
     let mut command = Command::new(WALTGATE);
-    command
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .env("NO_COLOR", "1");
+    command.args(arguments).env_remove("RUST_LOG").env("NO_COLOR", "1");
     super::client::run(command, stdin)
+}
+
+/// The hash that `waltgate hash-password` makes.
+pub(crate) fn hash_password(password: &str) -> String {
+    let finished = waltgate(&["hash-password"], format!("{password}\n").as_bytes());
+    finished.expect_success().text().trim_end().to_owned()
 }

@@ -41,10 +41,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {
-        assert!(
-            Instant::now() < deadline,
-            "still not so after {DEADLINE:?}: {what}"
-        );
+        assert!(Instant::now() < deadline, "still not so after {DEADLINE:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

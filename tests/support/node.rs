@@ -81,26 +81,12 @@ impl Node {
         assert!(self.running.is_none(), "{} runs already", self.name);
         let mut process = Process::spawn(
             bound_command("unshare")
-                .args([
-                    "--pid",
-                    "--fork",
-                    "--kill-child",
-                    "--mount",
-                    "--uts",
-                    "sh",
-                    NODE_SCRIPT,
-                ])
+                .args(["--pid", "--fork", "--kill-child", "--mount", "--uts", "sh", NODE_SCRIPT])
                 .arg(&self.directory)
                 .args([&self.name, self.server])
-                .args([
-                    self.address.ip().to_string(),
-                    self.address.port().to_string(),
-                ])
+                .args([self.address.ip().to_string(), self.address.port().to_string()])
                 .env_clear()
-                .env(
-                    "PATH",
-                    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                )
+                .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped()),
@@ -110,12 +96,7 @@ impl Node {
         let listening = log.wait_for(0, DEADLINE, |log| {
             end_of(log, "Server listening on").or_else(|| end_of(log, "Not backgrounding"))
         });
-        assert!(
-            listening.is_some(),
-            "node {} does not start:\n{}",
-            self.name,
-            log.text()
-        );
+        assert!(listening.is_some(), "node {} does not start:\n{}", self.name, log.text());
         self.running = Some((process, log));
     }
 
@@ -123,9 +104,7 @@ impl Node {
     pub(crate) fn unplug(&mut self) {
         if let Some((process, _)) = self.running.take() {
             process.kill();
-            eventually("the node's server is gone", || {
-                TcpStream::connect(self.address).is_err()
-            });
+            eventually("the node's server is gone", || TcpStream::connect(self.address).is_err());
         }
     }
 
@@ -137,10 +116,7 @@ impl Node {
 
     /// What its server logged since it was started.
     pub(crate) fn log(&self) -> String {
-        self.running
-            .as_ref()
-            .map(|(_, log)| log.text())
-            .unwrap_or_default()
+        self.running.as_ref().map(|(_, log)| log.text()).unwrap_or_default()
     }
 }
 

@@ -22,9 +22,7 @@ pub(crate) fn bound_command(program: impl AsRef<OsStr>) -> Command {
 /// Runs a program of the test bed itself that must succeed; returns its standard output.
 #[track_caller]
 pub(crate) fn run_tool(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(
         output.status.success(),
         "{command:?}: {}\n{}{}",
@@ -32,9 +30,7 @@ pub(crate) fn run_tool(command: &mut Command) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
     );
-    String::from_utf8_lossy(&output.stdout)
-        .trim_end()
-        .to_owned()
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
 /// A running child process.
@@ -53,9 +49,8 @@ impl Process {
     /// Starts it.
     #[track_caller]
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let exit = Arc::default();
         let process = Self {
             pid: Pid::from_child(&child),
@@ -107,15 +102,10 @@ impl Drop for Process {
 fn reap(mut child: Child, exit: &(Mutex<Option<ExitStatus>>, Condvar)) {
     let pid = Pid::from_child(&child);
     // Waits without reaping, so that the number stays taken until the lock is held.
-    while let Err(rustix::io::Errno::INTR) = waitid(
-        WaitId::Pid(pid),
-        WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
-    ) {}
+    while let Err(rustix::io::Errno::INTR) =
+        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+    {}
     let mut status = exit.0.lock().unwrap();
-    *status = Some(
-        child
-            .wait()
-            .unwrap_or_else(|_| ExitStatus::from_raw(0xff00)),
-    );
+    *status = Some(child.wait().unwrap_or_else(|_| ExitStatus::from_raw(0xff00)));
     exit.1.notify_all();
 }

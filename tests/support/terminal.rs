@@ -35,10 +35,7 @@ impl Terminal {
         tcsetwinsize(&master, window(80, 24)).unwrap();
 
         let mut leader = Command::new("setsid");
-        leader
-            .arg("--ctty")
-            .arg(command.get_program())
-            .args(command.get_args());
+        leader.arg("--ctty").arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => leader.env(name, value),
@@ -56,12 +53,7 @@ impl Terminal {
 
         let keyboard = File::from(master);
         let screen = Log::collect(keyboard.try_clone().unwrap());
-        Self {
-            keyboard,
-            screen,
-            seen: 0,
-            process,
-        }
+        Self { keyboard, screen, seen: 0, process }
     }
 
     /// Types.
@@ -73,9 +65,7 @@ impl Terminal {
     /// Waits until `text` appears after everything that was expected before.
     #[track_caller]
     pub(crate) fn expect(&mut self, text: &str) {
-        let found = self
-            .screen
-            .wait_for(self.seen, DEADLINE, |screen| end_of(screen, text));
+        let found = self.screen.wait_for(self.seen, DEADLINE, |screen| end_of(screen, text));
         let Some(end) = found else {
             panic!(
                 "{text:?} does not appear. The screen so far:\n{}\n--- of it, not expected yet: {:?}",
@@ -105,10 +95,7 @@ impl Terminal {
     #[track_caller]
     pub(crate) fn wait(&mut self) -> Option<i32> {
         let Some(status) = self.process.wait(DEADLINE) else {
-            panic!(
-                "the program does not end. The screen:\n{}",
-                self.screen.text()
-            );
+            panic!("the program does not end. The screen:\n{}", self.screen.text());
         };
         self.screen.wait_for_end(DEADLINE);
         status.code()
@@ -124,10 +111,5 @@ impl Drop for Terminal {
 }
 
 fn window(columns: u16, rows: u16) -> Winsize {
-    Winsize {
-        ws_col: columns,
-        ws_row: rows,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    }
+    Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 }
 }

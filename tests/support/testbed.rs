@@ -20,19 +20,13 @@ impl Testbed {
     /// A new directory with the gateway's key for nodes and the host key that all nodes present,
     /// as on a WalT platform.
     pub(crate) fn new() -> Self {
-        let directory = tempfile::Builder::new()
-            .prefix("waltgate-test-")
-            .tempdir()
-            .unwrap();
+        let directory = tempfile::Builder::new().prefix("waltgate-test-").tempdir().unwrap();
         let testbed = Self { directory };
         testbed.generate_key("identity", "ed25519");
         testbed.generate_key("node_host_key", "ed25519");
         testbed.write(
             "known_hosts",
-            format!(
-                "walt.node {}\n",
-                testbed.read("node_host_key.pub").trim_end()
-            ),
+            format!("walt.node {}\n", testbed.read("node_host_key.pub").trim_end()),
         );
         testbed
     }
@@ -40,11 +34,7 @@ impl Testbed {
     /// Makes a key pair NAME, NAME.pub and returns the private key's path.
     pub(crate) fn generate_key(&self, name: &str, kind: &str) -> PathBuf {
         let path = self.path(name);
-        run_tool(
-            Command::new("ssh-keygen")
-                .args(["-q", "-t", kind, "-N", "", "-f"])
-                .arg(&path),
-        );
+        run_tool(Command::new("ssh-keygen").args(["-q", "-t", kind, "-N", "", "-f"]).arg(&path));
         path
     }
 

@@ -28,16 +28,10 @@ impl WaltApi {
     /// A server with no nodes and no images.
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind(unused_address()).unwrap();
-        let state = State {
-            nodes: Vec::new(),
-            images: Vec::new(),
-            available: true,
-            requests: Vec::new(),
-        };
-        let api = Self {
-            address: listener.local_addr().unwrap(),
-            state: Arc::new(Mutex::new(state)),
-        };
+        let state =
+            State { nodes: Vec::new(), images: Vec::new(), available: true, requests: Vec::new() };
+        let api =
+            Self { address: listener.local_addr().unwrap(), state: Arc::new(Mutex::new(state)) };
         // The thread holds the state only, and ends with the test process.
         let state = Arc::clone(&api.state);
         thread::spawn(move || {
@@ -50,10 +44,7 @@ impl WaltApi {
 
     /// The `[walt]` table that uses it, with a refresh every second.
     pub(crate) fn table(&self) -> String {
-        format!(
-            "[walt]\napi = \"http://{}/api/v1\"\nrefresh_seconds = 1\n",
-            self.address
-        )
+        format!("[walt]\napi = \"http://{}/api/v1\"\nrefresh_seconds = 1\n", self.address)
     }
 
     /// Lists one more node, at an address on port 22.
@@ -86,9 +77,7 @@ impl WaltApi {
 }
 
 fn answer(stream: &TcpStream, state: &Mutex<State>) {
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let Some(request) = lines.next() else { return };
     // The request has no body: it ends with an empty line.
@@ -101,14 +90,12 @@ fn answer(stream: &TcpStream, state: &Mutex<State>) {
     }
     let path = target.split('?').next().unwrap_or_default();
     let (status, body) = match path {
-        "/api/v1/nodes" => (
-            "200 OK",
-            json!({"num_nodes": state.nodes.len(), "nodes": state.nodes}),
-        ),
-        "/api/v1/images" => (
-            "200 OK",
-            json!({"num_images": state.images.len(), "images": state.images}),
-        ),
+        "/api/v1/nodes" => {
+            ("200 OK", json!({"num_nodes": state.nodes.len(), "nodes": state.nodes}))
+        }
+        "/api/v1/images" => {
+            ("200 OK", json!({"num_images": state.images.len(), "images": state.images}))
+        }
         _ => ("404 Not Found", json!({})),
     };
     state.requests.push(target);

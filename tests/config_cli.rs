@@ -1,0 +1,96 @@
+//! `waltgate check` and `waltgate hash-password`.
+
+#![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
+
+mod support;
+
+use std::net::TcpStream;
+
+use support::gateway::{hash_password, waltgate};
+use support::{Finished, Testbed};
+
+fn check(testbed: &Testbed, toml: &str) -> Finished {
+    let path = testbed.write("waltgate.toml", toml);
+    waltgate(&["check", "-c", path.to_str().unwrap()], b"")
+}
+
+#[test]
+fn check_names_file_line_and_key_of_a_typo_and_suggests_the_right_one() {
+    let testbed = Testbed::new();
+    let said =
+        check(&testbed, "[server]\nlisten = [\"127.0.0.1:0\"]\n\n[limits]\nmax_startup = 5\n");
+    said.expect_code(1).expect_stderr_with(&["waltgate.toml", "5", "max_startup", "max_startups"]);
+}
+
+#[test]
+fn check_reports_everything_at_once() {
+    let testbed = Testbed::new();
+    let said = check(
+        &testbed,
+        "[server]\nlisten = [\"nowhere\"]\n\n[limits]\nmax_startups = -1\n\n\
+         [nodes.rpi1]\naddress = \"127.0.0.1\"\nboot_mod = \"network\"\n",
+    );
+    said.expect_code(1).expect_stderr_with(&["listen", "max_startups", "boot_mod"]);
+}
+
+#[test]
+fn check_reports_an_engine_a_key_and_an_inventory_that_do_not_work() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd_off("rpi1");
+    let missing = testbed.path("no_such_key");
+    let path = testbed
+        .gateway()
+        .node_with(&node, &format!("identity = {missing:?}"))
+        .tables("[engine]\nkind = \"docker\"\nsocket = \"unix:///nonexistent/docker.sock\"")
+        .tables("[walt]\napi = \"http://127.0.0.1:1/api/v1\"")
+        .write("127.0.0.1:0");
+
+    let said = waltgate(&["check", "-c", path.to_str().unwrap()], b"");
+    said.expect_code(1).expect_stderr_with(&[
+        "/nonexistent/docker.sock",
+        "no_such_key",
+        "[walt] api",
+    ]);
+}
+
+#[test]
+fn a_configuration_that_is_wrong_does_not_start() {
+    let testbed = Testbed::new();
+    let path = testbed.write("waltgate.toml", "[server]\nlistens = [\"127.0.0.1:0\"]\n");
+    let said = waltgate(&["serve", "-c", path.to_str().unwrap()], b"");
+    assert_ne!(said.code, Some(0));
+    said.expect_stderr_with(&["listens", "listen"]);
+}
+
+#[test]
+fn a_configuration_file_that_is_missing_is_named() {
+    let said = waltgate(&["serve", "-c", "/nonexistent/waltgate.toml"], b"");
+    assert_ne!(said.code, Some(0));
+    said.expect_stderr_with(&["/nonexistent/waltgate.toml"]);
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let testbed = Testbed::new();
+    let gateway = testbed.gateway().start();
+    let other = Testbed::new();
+    let path = other.gateway().write(&gateway.address().to_string());
+    let said = waltgate(&["serve", "-c", path.to_str().unwrap()], b"");
+    assert_ne!(said.code, Some(0));
+    said.expect_stderr_with(&[&gateway.address().to_string()]);
+    assert!(TcpStream::connect(gateway.address()).is_ok());
+}
+
+#[test]
+fn hashes_are_argon2id_and_salted() {
+    let [first, second] = [hash_password("secret"), hash_password("secret")];
+    assert!(first.starts_with("$argon2id$v=19$"), "{first}");
+    assert_ne!(first, second);
+}
+
+#[test]
+fn an_empty_password_is_not_hashed() {
+    let said = waltgate(&["hash-password"], b"\n");
+    assert_ne!(said.code, Some(0));
+    said.expect_stdout("").expect_stderr_with(&["empty"]);
+}

@@ -1,0 +1,323 @@
+//! Shells and commands in containers of images, on a real Docker engine.
+
+#![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
+
+mod support;
+
+use support::{Engine, Gateway, Image, Terminal, Testbed, eventually};
+
+const LIMITED_NOTE: &str =
+    "Note: this is a limited virtual environment (with just the shell process).";
+const OS_NOTE: &str = "Note: the OS was started in a virtual environment.";
+
+fn gateway(testbed: &Testbed, engine: &Engine) -> Gateway {
+    testbed.gateway().engine(engine).start()
+}
+
+#[track_caller]
+fn expect_no_container(image: &Image<'_>) {
+    eventually("no container is left", || !image.has_containers());
+}
+
+/// Ends the shell, so that the save dialogue comes.
+fn leave(terminal: &mut Terminal) {
+    terminal.send("exit\r");
+}
+
+#[test]
+fn a_limited_image_runs_just_the_shell() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+
+    let mut terminal = gateway.login(&image.user());
+    terminal.expect(LIMITED_NOTE);
+    terminal.expect("# ");
+    terminal.send("hostname; pwd; echo $TERM; stty size; cat /proc/1/comm\r");
+    terminal.expect("\nimage-shell\r\n/root\r\nxterm\r\n24 80\r\nsh\r\n");
+    terminal.resize(100, 30);
+    terminal.send("stty size\r");
+    terminal.expect("30 100");
+    leave(&mut terminal);
+    // Nothing was changed, so there is nothing to ask.
+    terminal.wait();
+    expect_no_container(&image);
+}
+
+#[test]
+fn an_image_with_an_init_starts_its_operating_system() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "os");
+    let gateway = gateway(&testbed, &engine);
+
+    let mut terminal = gateway.login(&image.user());
+    terminal.expect(OS_NOTE);
+    terminal.expect("# ");
+    terminal.send("cat /proc/1/comm /run/booted\r");
+    terminal.expect("\ninit\r\nbooted\r\n");
+    leave(&mut terminal);
+    terminal.wait();
+    expect_no_container(&image);
+}
+
+#[test]
+fn a_command_has_its_own_input_output_error_and_status() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+    let data: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+
+    let said = gateway.ssh(&image.user()).command("cat; echo err >&2; exit 3").stdin(&data).run();
+    let said = said.expect_code(3);
+    assert!(said.stdout == data, "{} bytes came back", said.stdout.len());
+    assert!(said.stderr.starts_with("err\n"), "{said:?}");
+    expect_no_container(&image);
+}
+
+#[test]
+fn ctrl_c_interrupts_the_program_not_the_shell() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+
+    let mut terminal = gateway.login(&image.user());
+    terminal.expect("# ");
+    terminal.send("echo asleep; sleep 1000\r");
+    terminal.expect("\nasleep");
+    terminal.send("\x03");
+    terminal.expect("# ");
+    terminal.send("echo code $?\r");
+    terminal.expect("code 130");
+    leave(&mut terminal);
+    terminal.wait();
+}
+
+#[test]
+fn enter_overwrites_ones_own_image_after_a_confirmation() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image_with(
+        "guest",
+        "limited",
+        &["ENV COLOUR=blue", "WORKDIR /tmp", "ENTRYPOINT [\"/bin/sh\"]", "LABEL some=label"],
+    );
+    let gateway = gateway(&testbed, &engine);
+    let own = image.owned_by("guest");
+    let format = "{{json .Config.Env}} {{json .Config.Entrypoint}} {{json .Config.Cmd}} \
+                  {{json .Config.Labels}} {{json .Config.WorkingDir}} {{json .Config.User}} \
+                  {{json .Config.Hostname}}";
+    let configuration = || engine.docker(&["image", "inspect", "--format", format, &own]);
+    let before = configuration();
+
+    let mut terminal = gateway.login(&image.user());
+    terminal.expect("# ");
+    terminal.send("echo changed >/etc/motto\r");
+    terminal.expect("# ");
+    leave(&mut terminal);
+    terminal.expect("Enter");
+    terminal.send("\r");
+    terminal.expect("y/n");
+    terminal.send("y\r");
+    terminal.expect(&format!("Image {} updated.", image.name()));
+    assert_eq!(terminal.wait(), Some(0));
+    assert_eq!(image.file_in(&own, "/etc/motto"), "changed");
+    // Only files change.
+    assert_eq!(configuration(), before);
+    expect_no_container(&image);
+}
+
+#[test]
+fn a_new_name_makes_a_new_image_and_a_taken_or_bad_one_is_asked_again() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let taken = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+    let new_name = format!("{}-new", image.name());
+    let new = format!("guest/{new_name}");
+
+    let mut terminal = gateway.login(&image.user());
+    terminal.expect("# ");
+    terminal.send("echo changed >/etc/motto\r");
+    terminal.expect("# ");
+    leave(&mut terminal);
+    terminal.expect("Enter");
+    for refused in [taken.name(), "Not A Name", "default"] {
+        terminal.send(format!("{refused}\r"));
+        terminal.expect("Enter");
+    }
+    terminal.send(format!("{new_name}\r"));
+    terminal.expect(&format!("New image {new_name} saved."));
+    assert_eq!(terminal.wait(), Some(0));
+    assert_eq!(image.file_in(&new, "/etc/motto"), "changed");
+    assert!(!engine.docker(&["image", "inspect", &image.owned_by("guest")]).contains("motto"));
+    expect_no_container(&image);
+    engine.docker(&["image", "rm", &new]);
+}
+
+#[test]
+fn ctrl_c_at_the_question_discards_the_changes() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+    let own = image.owned_by("guest");
+    let id = || engine.docker(&["image", "inspect", "--format", "{{.Id}}", &own]);
+    let before = id();
+
+    let mut terminal = gateway.login(&image.user());
+    terminal.expect("# ");
+    terminal.send("echo changed >/etc/motto\r");
+    terminal.expect("# ");
+    leave(&mut terminal);
+    terminal.expect("Enter");
+    terminal.send("\x03");
+    terminal.wait();
+    assert_eq!(id(), before);
+    expect_no_container(&image);
+}
+
+#[test]
+fn a_command_that_succeeds_saves_what_it_changed_and_one_that_fails_does_not() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+    let own = image.owned_by("guest");
+
+    let run = |command: &str| gateway.ssh(&image.user()).command(command).run();
+    run("echo saved >/etc/motto").expect_success();
+    assert_eq!(image.file_in(&own, "/etc/motto"), "saved");
+    run("echo lost >/etc/motto; exit 1").expect_code(1);
+    assert_eq!(image.file_in(&own, "/etc/motto"), "saved");
+    run("cat /etc/motto").expect_success().expect_stdout("saved\n");
+    expect_no_container(&image);
+}
+
+#[test]
+fn an_image_of_the_platform_is_cloned_by_a_save() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("waltplatform", "limited");
+    let gateway = gateway(&testbed, &engine);
+    let id = || {
+        engine.docker(&["image", "inspect", "--format", "{{.Id}}", &image.owned_by("waltplatform")])
+    };
+    let before = id();
+
+    gateway.ssh(&image.user()).command("echo mine >/etc/motto").run().expect_success();
+    assert_eq!(id(), before);
+    assert_eq!(image.file_in(&image.owned_by("guest"), "/etc/motto"), "mine");
+    // From now on the name means the account's own.
+    gateway.ssh(&image.user()).command("cat /etc/motto").run().expect_stdout("mine\n");
+}
+
+#[test]
+fn no_container_is_left_after_a_disconnect() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+
+    let mut terminal = gateway.login(&image.user());
+    terminal.expect("# ");
+    let session = gateway.ssh(&image.user()).command("echo ready; sleep 1000").start();
+    session.expect_stdout("ready");
+    assert!(image.has_containers());
+    terminal.kill();
+    session.kill();
+    expect_no_container(&image);
+}
+
+#[test]
+fn no_container_is_left_after_a_stop() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+
+    let session = gateway.ssh(&image.user()).command("echo ready; sleep 1000").start();
+    session.expect_stdout("ready");
+    assert_eq!(gateway.stop(), Some(0));
+    assert!(!image.has_containers());
+}
+
+#[test]
+fn a_killed_gateways_containers_are_reaped_when_it_starts_again() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let mut gateway = gateway(&testbed, &engine);
+
+    let session = gateway.ssh(&image.user()).command("echo ready; sleep 1000").start();
+    session.expect_stdout("ready");
+    gateway.kill();
+    assert!(image.has_containers());
+    gateway.restart();
+    expect_no_container(&image);
+    gateway.ssh(&image.user()).command("echo alive").run().expect_stdout("alive\n");
+}
+
+#[test]
+fn a_container_that_dies_is_reported() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+
+    let session = gateway.ssh(&image.user()).command("echo ready; sleep 1000").start();
+    session.expect_stdout("ready");
+    for container in engine.containers_of(&image) {
+        engine.docker(&["rm", "--force", &container]);
+    }
+    let said = session.finish();
+    assert_ne!(said.code, Some(0), "{said:?}");
+    said.expect_stderr_with(&["waltgate: ", image.name()]);
+    gateway.ssh(&image.user()).command("echo alive").run().expect_stdout("alive\n");
+}
+
+#[test]
+fn an_unknown_image_names_the_closest_ones() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+
+    let said = gateway.ssh(&format!("{}x", image.user())).command("true").run();
+    said.expect_code(255).expect_stderr_with(&["waltgate: ", image.name()]);
+}
+
+#[test]
+fn an_engine_that_does_not_answer_is_reported_with_69() {
+    let testbed = Testbed::new();
+    let gateway = testbed
+        .gateway()
+        .tables("[engine]\nkind = \"docker\"\nsocket = \"unix:///nonexistent/docker.sock\"")
+        .start();
+
+    let said = gateway.ssh("image.pc-x86-64-default").command("true").run();
+    said.expect_code(69).expect_one_gateway_line();
+}
+
+#[test]
+fn an_image_without_a_shell_is_reported() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let empty = testbed.path("empty.tar");
+    support::process::run_tool(
+        std::process::Command::new("tar").arg("-cf").arg(&empty).args(["-T", "/dev/null"]),
+    );
+    let name = format!("empty-{}", std::process::id());
+    let reference = format!("guest/{name}");
+    engine.docker(&["import", empty.to_str().unwrap(), &reference]);
+    let gateway = gateway(&testbed, &engine);
+
+    let said = gateway.ssh(&format!("image.{name}")).command("true").run();
+    engine.docker(&["image", "rm", &reference]);
+    assert_ne!(said.code, Some(0), "{said:?}");
+    said.expect_one_gateway_line().expect_stderr_with(&[&name, "/bin/sh"]);
+}
