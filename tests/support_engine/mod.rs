@@ -26,16 +26,16 @@ use waltgate::names::AccountName;
 use waltgate::target::ImageName;
 
 /// Nothing here takes this long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The engine's socket: `WALTGATE_TEST_DOCKER`, or Docker's own.
-pub fn socket() -> PathBuf {
+pub(crate) fn socket() -> PathBuf {
     std::env::var_os("WALTGATE_TEST_DOCKER")
         .map_or_else(|| PathBuf::from("/var/run/docker.sock"), PathBuf::from)
 }
 
 /// Runs the docker client; panics when it fails.
-pub fn docker(args: &[&str]) -> String {
+pub(crate) fn docker(args: &[&str]) -> String {
     let output = Command::new("docker")
         .arg("-H")
         .arg(format!("unix://{}", socket().display()))
@@ -52,7 +52,7 @@ pub fn docker(args: &[&str]) -> String {
 
 /// What a test image is made of.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// busybox: a shell and nothing that boots.
     Limited,
     /// busybox with an init and WalT's two scripts.
@@ -62,19 +62,19 @@ pub enum Kind {
 }
 
 /// One gateway's image backend, with an account and images that only this test uses.
-pub struct Bench {
-    pub backend: ImageBackend,
-    pub state: Arc<tempfile::TempDir>,
-    pub account: AccountName,
-    pub listener: Arc<Listener>,
+pub(crate) struct Bench {
+    pub(crate) backend: ImageBackend,
+    pub(crate) state: Arc<tempfile::TempDir>,
+    pub(crate) account: AccountName,
+    pub(crate) listener: Arc<Listener>,
     defaults: ImageDefaults,
 }
 
 #[derive(Default)]
-pub struct Listener {
-    pub nodes: Mutex<Vec<String>>,
-    pub told: AtomicUsize,
-    pub failure: Mutex<Option<String>>,
+pub(crate) struct Listener {
+    pub(crate) nodes: Mutex<Vec<String>>,
+    pub(crate) told: AtomicUsize,
+    pub(crate) failure: Mutex<Option<String>>,
 }
 
 #[async_trait]
@@ -116,11 +116,11 @@ impl ImageNames for Names {
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut ImageDefaults)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut ImageDefaults)) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let mut defaults = defaults();
@@ -137,16 +137,16 @@ impl Bench {
     }
 
     /// Another run of the same gateway.
-    pub fn restarted(&self) -> ImageBackend {
+    pub(crate) fn restarted(&self) -> ImageBackend {
         backend(socket(), self.state.path(), &self.defaults, &self.listener)
     }
 
     /// Makes an image of the account, `ACCOUNT/NAME`.
-    pub fn image(&self, name: &str, kind: Kind) -> String {
+    pub(crate) fn image(&self, name: &str, kind: Kind) -> String {
         self.image_of(self.account.as_str(), name, kind)
     }
 
-    pub fn image_of(&self, owner: &str, name: &str, kind: Kind) -> String {
+    pub(crate) fn image_of(&self, owner: &str, name: &str, kind: Kind) -> String {
         let root = tempfile::tempdir().unwrap();
         fill(root.path(), kind);
         let reference = format!("{owner}/{name}:latest");
@@ -172,16 +172,16 @@ impl Bench {
         reference
     }
 
-    pub fn attach(&self, image: &str) -> Arc<dyn Attachment> {
+    pub(crate) fn attach(&self, image: &str) -> Arc<dyn Attachment> {
         attach(&self.backend, &self.account, None, image)
     }
 
-    pub fn attach_of(&self, owner: &str, image: &str) -> Arc<dyn Attachment> {
+    pub(crate) fn attach_of(&self, owner: &str, image: &str) -> Arc<dyn Attachment> {
         attach(&self.backend, &self.account, Some(owner), image)
     }
 
     /// The containers of this test, running or not.
-    pub fn containers(&self) -> Vec<String> {
+    pub(crate) fn containers(&self) -> Vec<String> {
         docker(&[
             "ps",
             "-aq",
@@ -195,7 +195,7 @@ impl Bench {
     }
 
     /// What a file of an image says, `None` when it is not there.
-    pub fn file(&self, image: &str, path: &str) -> Option<String> {
+    pub(crate) fn file(&self, image: &str, path: &str) -> Option<String> {
         let reference = format!("{}/{image}", self.account);
         let output = Command::new("docker")
             .arg("-H")
@@ -222,7 +222,7 @@ impl Drop for Bench {
     }
 }
 
-pub fn defaults() -> ImageDefaults {
+pub(crate) fn defaults() -> ImageDefaults {
     ImageDefaults {
         hostname: "image-shell".to_owned(),
         memory: None,
@@ -234,7 +234,7 @@ pub fn defaults() -> ImageDefaults {
 }
 
 /// A backend over any socket.
-pub fn backend(
+pub(crate) fn backend(
     socket: PathBuf,
     state: &Path,
     defaults: &ImageDefaults,
@@ -251,7 +251,7 @@ pub fn backend(
     })
 }
 
-pub fn attach(
+pub(crate) fn attach(
     backend: &ImageBackend,
     account: &AccountName,
     owner: Option<&str>,
@@ -315,17 +315,17 @@ fn script(root: &Path, path: &str, text: &str) {
 }
 
 /// A client with answers prepared.
-pub struct FakeConsole {
-    pub terminal: bool,
-    pub answers: VecDeque<Answer>,
+pub(crate) struct FakeConsole {
+    pub(crate) terminal: bool,
+    pub(crate) answers: VecDeque<Answer>,
     /// Everything that was said and asked, line by line.
-    pub seen: Vec<String>,
+    pub(crate) seen: Vec<String>,
     /// Notified: the client goes away.
-    pub leave: Arc<Notify>,
+    pub(crate) leave: Arc<Notify>,
 }
 
 impl FakeConsole {
-    pub fn new(terminal: bool, answers: &[&str]) -> Self {
+    pub(crate) fn new(terminal: bool, answers: &[&str]) -> Self {
         Self {
             terminal,
             answers: answers
@@ -340,7 +340,7 @@ impl FakeConsole {
         }
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.seen.join("\n")
     }
 }
@@ -374,14 +374,14 @@ impl Console for FakeConsole {
     fn discard_input(&mut self) {}
 }
 
-pub fn command(line: &str) -> SessionRequest {
+pub(crate) fn command(line: &str) -> SessionRequest {
     SessionRequest {
         pty: None,
         ..SessionRequest::new(Program::Exec(Bytes::copy_from_slice(line.as_bytes())))
     }
 }
 
-pub fn pty() -> PtyRequest {
+pub(crate) fn pty() -> PtyRequest {
     PtyRequest {
         term: "xterm-256color".to_owned(),
         size: WindowSize { columns: 91, rows: 37, ..WindowSize::default() },
@@ -389,7 +389,7 @@ pub fn pty() -> PtyRequest {
     }
 }
 
-pub fn shell() -> SessionRequest {
+pub(crate) fn shell() -> SessionRequest {
     SessionRequest {
         pty: Some(pty()),
         env: vec![("LANG".to_owned(), "C.UTF-8".to_owned())],
@@ -399,24 +399,24 @@ pub fn shell() -> SessionRequest {
 
 /// What came out of a session.
 #[derive(Debug, Default)]
-pub struct Outcome {
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
-    pub exit: Option<ExitStatus>,
+pub(crate) struct Outcome {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) exit: Option<ExitStatus>,
 }
 
 impl Outcome {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    pub fn end(&self) -> SessionEnd {
+    pub(crate) fn end(&self) -> SessionEnd {
         self.exit.clone().map_or(SessionEnd::BackendLost, SessionEnd::Exited)
     }
 }
 
 /// Reads a session to its end.
-pub async fn drain(session: &mut BackendSession) -> Outcome {
+pub(crate) async fn drain(session: &mut BackendSession) -> Outcome {
     let mut outcome = Outcome::default();
     let all = async {
         while let Some(event) = session.output.next().await {
@@ -433,7 +433,7 @@ pub async fn drain(session: &mut BackendSession) -> Outcome {
 }
 
 /// Reads a session until its standard output has ended in, or contains, `mark`.
-pub async fn read_until(session: &mut BackendSession, mark: &str) -> String {
+pub(crate) async fn read_until(session: &mut BackendSession, mark: &str) -> String {
     let mut seen = Vec::new();
     let found = async {
         while !String::from_utf8_lossy(&seen).contains(mark) {
@@ -450,7 +450,7 @@ pub async fn read_until(session: &mut BackendSession, mark: &str) -> String {
 
 /// Runs a whole session with prepared input; returns what came out, what the console showed, and
 /// what `finish` said.
-pub async fn run(
+pub(crate) async fn run(
     attachment: &Arc<dyn Attachment>,
     request: &SessionRequest,
     input: &str,
