@@ -49,7 +49,11 @@ impl ClientHandler {
                 self.accepted = Some((identity, username));
                 Auth::Accept
             }
-            None => Auth::reject(),
+            // russh would take a method off its list once it has failed.
+            None => Auth::Reject {
+                proceed_with_methods: Some(self.connection.server.methods.clone()),
+                partial_success: false,
+            },
         }
     }
 

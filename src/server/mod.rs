@@ -41,6 +41,8 @@ const WINDOW: u32 = 2 * 1024 * 1024;
 const CHANNEL_BUFFER: usize = 64;
 /// Messages to the client that may wait to be written.
 const EVENT_BUFFER: usize = 32;
+/// How long a client gets to leave by itself after its sessions have ended.
+const LEAVE: Duration = Duration::from_secs(1);
 /// How long a client gets to take the last messages and leave.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -51,6 +53,7 @@ pub struct Server {
     limits: Limits,
     lobby: NodeName,
     spool: SpoolLimits,
+    methods: MethodSet,
     ssh: Arc<Config>,
 }
 
@@ -71,7 +74,7 @@ impl Server {
         }
         let ssh = Arc::new(Config {
             server_id: algorithms::identification(),
-            methods,
+            methods: methods.clone(),
             // Passwords cost the same time whether right, wrong or without an account; a refused
             // public key tells nothing and need not cost any.
             auth_rejection_time: Duration::ZERO,
@@ -89,7 +92,7 @@ impl Server {
             nodelay: true,
             ..Config::default()
         });
-        Self { authenticator, backend, limits, lobby, spool, ssh }
+        Self { authenticator, backend, limits, lobby, spool, methods, ssh }
     }
 
     /// Serves one connection until it ends. `startup` is held until the client has authenticated.
@@ -172,6 +175,9 @@ async fn end(
     let farewell = async {
         connection.sessions.close();
         connection.sessions.wait().await;
+        // ssh(1) leaves by itself when its last session has ended, and shows all that was said;
+        // after a disconnect message it shows nothing more.
+        tokio::time::sleep(LEAVE).await;
         if let Some(handle) = connection.handle() {
             // Goes out after the sessions' last words; a client that is gone misses nothing.
             let goodbye = handle.disconnect(Disconnect::ByApplication, reason.into(), "".into());
