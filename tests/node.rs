@@ -161,6 +161,14 @@ fn environment_requests_reach_the_node() {
 }
 
 #[test]
+fn exit_status_survives_early_stdout_close() {
+    let (_testbed, _node, gateway) = one_node();
+    // The client has sent its EOF and would close the channel if it got the program's now.
+    let closing = "exec >&- 2>&-; sleep 0.3; exit 7";
+    gateway.ssh("rpi1").command(closing).stdin(b"").run().expect_code(7);
+}
+
+#[test]
 fn sftp_puts_and_gets() {
     let (testbed, node, gateway) = one_node();
     let data = all_bytes();

@@ -45,12 +45,24 @@ pub(super) struct SessionChannel {
     pub(super) keys: Arc<InterruptKey>,
 }
 
+/// What a channel carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A program, whose exit status comes last. The program's EOF is held back until then: a
+    /// client that has sent its own EOF closes the channel on receiving ours, and russh answers
+    /// that with our close at once, after which no exit status can follow.
+    Session,
+    /// A forwarded connection, whose EOF is passed on at once.
+    Forward,
+}
+
 /// Splits a channel. The second part must be polled for as long as the first is used: it reads
 /// what the client sends, and never ends.
 pub(super) fn open(
     channel: russh::Channel<Msg>,
     handle: Handle,
     connection: &Arc<Connection>,
+    kind: Kind,
 ) -> (SessionChannel, impl Future<Output = ()> + use<>) {
     let (read, write) = channel.split();
     let (producer, input) = spool(connection.server.spool.clone());
@@ -60,6 +72,7 @@ pub(super) fn open(
     let output = Arc::new(ChannelOutput {
         write,
         handle,
+        kind,
         closed: CancellationToken::new(),
         eof_sent: AtomicBool::new(false),
         connection: connection.clone(),
@@ -114,6 +127,7 @@ impl InterruptKey {
 pub(super) struct ChannelOutput {
     write: ChannelWriteHalf<Msg>,
     handle: Handle,
+    kind: Kind,
     closed: CancellationToken,
     eof_sent: AtomicBool,
     connection: Arc<Connection>,
@@ -147,9 +161,16 @@ impl ChannelOutput {
         if self.closed.is_cancelled() {
             return;
         }
-        if self.eof().await.is_err() || self.write.close().await.is_err() {
+        if self.send_eof().await.is_err() || self.write.close().await.is_err() {
             debug!("the client went away before its channel was closed");
         }
+    }
+
+    async fn send_eof(&self) -> Result<(), Gone> {
+        if self.eof_sent.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        Self::or_gone(self.write.eof().await)
     }
 
     fn or_gone<T>(result: Result<T, russh::Error>) -> Result<T, Gone> {
@@ -176,10 +197,10 @@ impl ClientOutput for ChannelOutput {
     }
 
     async fn eof(&self) -> Result<(), Gone> {
-        if self.eof_sent.swap(true, Ordering::Relaxed) {
-            return Ok(());
+        match self.kind {
+            Kind::Session => Ok(()),
+            Kind::Forward => self.send_eof().await,
         }
-        Self::or_gone(self.write.eof().await)
     }
 
     async fn gone(&self) {

@@ -7,7 +7,7 @@ use russh::ChannelOpenFailure;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use tracing::{debug, info};
 
-use super::channel::{self, SessionChannel};
+use super::channel::{self, Kind, SessionChannel};
 use super::connection::{Connection, Slot};
 use crate::backend::{BackendSession, Listen, StreamError, StreamTarget};
 use crate::relay::{self, Counters};
@@ -52,7 +52,7 @@ pub(super) async fn relay(
     session: BackendSession,
     what: &str,
 ) {
-    let (channel, reader) = channel::open(channel, handle, connection);
+    let (channel, reader) = channel::open(channel, handle, connection, Kind::Forward);
     let SessionChannel { output, mut input, mut control, .. } = channel;
     let counters = Counters::default();
     let relaying = async {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use russh::server::{Handle, Msg};
 use tracing::{debug, error, info, warn};
 
-use super::channel::{self, ChannelOutput, SessionChannel, SetupRequest};
+use super::channel::{self, ChannelOutput, Kind, SessionChannel, SetupRequest};
 use super::connection::{Connection, Slot};
 use super::console::ChannelConsole;
 use super::refusal::Refusal;
@@ -27,7 +27,7 @@ pub(super) async fn run(
     connection: Arc<Connection>,
     slot: Slot,
 ) {
-    let (channel, reader) = channel::open(channel, handle, &connection);
+    let (channel, reader) = channel::open(channel, handle, &connection, Kind::Session);
     tokio::select! {
         () = reader => {}
         () = serve(channel, &connection) => {}
