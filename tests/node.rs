@@ -161,7 +161,7 @@ fn environment_requests_reach_the_node() {
 }
 
 #[test]
-fn exit_status_survives_early_stdout_close() {
+fn exit_status_reaches_a_client_that_has_nothing_more_to_say() {
     let (_testbed, _node, gateway) = one_node();
     // The client has sent its EOF and would close the channel if it got the program's now.
     let closing = "exec >&- 2>&-; sleep 0.3; exit 7";

@@ -302,14 +302,16 @@ impl Reader {
                     height_pixels: pix_height,
                 });
             }
-            ChannelMsg::Signal { signal } => {
-                if self.signals.try_send(crate::ssh::signal::name(signal)).is_err() {
-                    debug!("too many signals wait to be delivered; one is dropped");
-                }
-            }
+            ChannelMsg::Signal { signal } => self.signal(crate::ssh::signal::name(signal)),
             // RFC 4254 defines no extended data from client to server; the rest is answered by
             // the handler.
             _ => {}
+        }
+    }
+
+    fn signal(&self, name: String) {
+        if self.signals.try_send(name).is_err() {
+            debug!("too many signals wait to be delivered; one is dropped");
         }
     }
 
