@@ -173,7 +173,7 @@ mod tests {
         drop(first);
         assert!(!second.is_alive(&ended));
         second.forget(&ended);
-        assert_eq!(second.all(), [second.id.clone()]);
+        assert_eq!(second.all(), std::slice::from_ref(&second.id));
         assert!(!second.is_alive(&ended));
         assert!(!second.is_alive("../gateway-id") && !second.is_alive(""));
     }
