@@ -1,5 +1,7 @@
 //! A container engine to test against, images made for it, and a client's side of a session.
 
+pub(crate) mod failing;
+
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -172,6 +174,37 @@ impl Bench {
         reference
     }
 
+    /// Gives an image of the account another CPU architecture, in name only.
+    pub(crate) fn relabel(&self, name: &str, architecture: &str) {
+        let reference = format!("{}/{name}:latest", self.account);
+        let layer = docker(&["image", "inspect", "-f", "{{index .RootFS.Layers 0}}", &reference]);
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        };
+        let config = format!(
+            r#"{{"architecture":"{architecture}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{layer}"]}}}}"#
+        );
+        let manifest = format!(
+            r#"[{{"Config":"config.json","RepoTags":["docker.io/{reference}"],"Layers":["layer.tar"]}}]"#
+        );
+        write("config.json", &config);
+        write("manifest.json", &manifest);
+        // The engine has this layer and does not look.
+        write("layer.tar", "");
+        let archive = directory.path().join("image.tar");
+        let packed = Command::new("tar")
+            .arg("-C")
+            .arg(directory.path())
+            .arg("-cf")
+            .arg(&archive)
+            .args(["config.json", "layer.tar", "manifest.json"])
+            .status()
+            .unwrap();
+        assert!(packed.success());
+        docker(&["load", "-i", &archive.display().to_string()]);
+    }
+
     pub(crate) fn attach(&self, image: &str) -> Arc<dyn Attachment> {
         attach(&self.backend, &self.account, None, image)
     }
@@ -240,7 +273,16 @@ pub(crate) fn backend(
     defaults: &ImageDefaults,
     listener: &Arc<Listener>,
 ) -> ImageBackend {
-    ImageBackend::new(ImageParts {
+    ImageBackend::new(parts(socket, state, defaults, listener))
+}
+
+pub(crate) fn parts(
+    socket: PathBuf,
+    state: &Path,
+    defaults: &ImageDefaults,
+    listener: &Arc<Listener>,
+) -> ImageParts {
+    ImageParts {
         engine: Engine { kind: EngineKind::Docker, socket: Some(socket) },
         defaults: defaults.clone(),
         max_containers_per_account: 2,
@@ -248,7 +290,7 @@ pub(crate) fn backend(
         binfmt_misc: PathBuf::from(BINFMT_MISC),
         names: Arc::new(Names),
         listener: Arc::clone(listener) as Arc<dyn ImageListener>,
-    })
+    }
 }
 
 pub(crate) fn attach(
@@ -375,10 +417,7 @@ impl Console for FakeConsole {
 }
 
 pub(crate) fn command(line: &str) -> SessionRequest {
-    SessionRequest {
-        pty: None,
-        ..SessionRequest::new(Program::Exec(Bytes::copy_from_slice(line.as_bytes())))
-    }
+    SessionRequest::new(Program::Exec(Bytes::copy_from_slice(line.as_bytes())))
 }
 
 pub(crate) fn pty() -> PtyRequest {

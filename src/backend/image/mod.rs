@@ -83,11 +83,16 @@ struct Shared {
 impl ImageBackend {
     /// Puts the parts together. Touches neither the engine nor the disk.
     pub fn new(parts: ImageParts) -> Self {
-        let engine: Arc<dyn Engine> = match parts.engine.kind {
+        let engine = match parts.engine.kind {
             EngineKind::Auto | EngineKind::Docker => {
-                Arc::new(DockerEngine::new(parts.engine.socket))
+                Arc::new(DockerEngine::new(parts.engine.socket.clone()))
             }
         };
+        Self::with_engine(parts, engine)
+    }
+
+    /// The same over an engine that was made elsewhere; `parts.engine` is not looked at.
+    pub fn with_engine(parts: ImageParts, engine: Arc<dyn Engine>) -> Self {
         let containers = Containers::new(
             Arc::clone(&engine),
             Ownership::new(parts.state_dir.clone()),

@@ -26,6 +26,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long after a program the end of its container may be seen, when it is what killed it.
 const DEATH_NOTICE: Duration = Duration::from_secs(1);
+/// For a shell that is process 1 to end when its client is gone.
+const HANG_UP: Duration = Duration::from_secs(1);
 /// 128 + SIGKILL: what the programs of a dying container exit with.
 const KILLED: u32 = 137;
 
@@ -196,6 +198,14 @@ impl Control for ImageControl {
         }
         if self.signal("HUP").await.is_err() {
             tracing::debug!("program had ended before its client");
+            return;
+        }
+        // The kernel keeps signals that are not handled from process 1, pid_namespaces(7).
+        if matches!(self.process, Process::First(_))
+            && timeout(HANG_UP, self.container.ended()).await.is_err()
+            && let Err(error) = self.container.signal("KILL").await
+        {
+            tracing::debug!(%error, "end of a program whose client is gone");
         }
     }
 }

@@ -1,0 +1,126 @@
+//! Engines that fail: one that goes away, one whose disk is full.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use waltgate::backend::WindowSize;
+use waltgate::backend::image::engine::docker::DockerEngine;
+use waltgate::backend::image::engine::{
+    Change, ContainerSpec, ContainerSummary, Engine, EngineError, EngineInfo, ExecSpec, FileStat,
+    ImageDetails, Process, ProcessState, ProcessStreams,
+};
+
+use super::socket;
+
+/// The engine at another socket, which dies when the set is shut down.
+pub(crate) fn proxy(path: &Path) -> JoinSet<()> {
+    let listener = UnixListener::bind(path).unwrap();
+    let mut proxy = JoinSet::new();
+    proxy.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut engine = UnixStream::connect(socket()).await.unwrap();
+                // Either side may go first.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
+            });
+        }
+    });
+    proxy
+}
+
+/// A real engine whose first commits fail.
+pub(crate) struct FullDisk {
+    engine: DockerEngine,
+    failures: AtomicUsize,
+}
+
+impl FullDisk {
+    pub(crate) fn new(failures: usize) -> Self {
+        Self { engine: DockerEngine::new(Some(socket())), failures: AtomicUsize::new(failures) }
+    }
+}
+
+type Result<T> = std::result::Result<T, EngineError>;
+
+#[async_trait]
+impl Engine for FullDisk {
+    async fn commit(&self, container: &str, base: &str, reference: &str) -> Result<String> {
+        let fails = self
+            .failures
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if fails.is_ok() {
+            return Err(EngineError::Refused {
+                operation: "saving",
+                object: reference.to_owned(),
+                reason: "write /var/lib/docker/x: no space left on device".to_owned(),
+            });
+        }
+        self.engine.commit(container, base, reference).await
+    }
+
+    async fn info(&self) -> Result<EngineInfo> {
+        self.engine.info().await
+    }
+    async fn image_references(&self) -> Result<Vec<String>> {
+        self.engine.image_references().await
+    }
+    async fn image(&self, reference: &str) -> Result<ImageDetails> {
+        self.engine.image(reference).await
+    }
+    async fn create(&self, spec: &ContainerSpec) -> Result<String> {
+        self.engine.create(spec).await
+    }
+    async fn stat(&self, container: &str, path: &str) -> Result<Option<FileStat>> {
+        self.engine.stat(container, path).await
+    }
+    async fn read_file(&self, container: &str, path: &str, limit: usize) -> Result<Vec<u8>> {
+        self.engine.read_file(container, path, limit).await
+    }
+    async fn attach(&self, container: &str, tty: bool) -> Result<ProcessStreams> {
+        self.engine.attach(container, tty).await
+    }
+    async fn start(&self, container: &str) -> Result<()> {
+        self.engine.start(container).await
+    }
+    async fn create_exec(&self, container: &str, spec: &ExecSpec) -> Result<String> {
+        self.engine.create_exec(container, spec).await
+    }
+    async fn start_exec(&self, exec: &str, tty: bool) -> Result<ProcessStreams> {
+        self.engine.start_exec(exec, tty).await
+    }
+    async fn exec_state(&self, exec: &str) -> Result<ProcessState> {
+        self.engine.exec_state(exec).await
+    }
+    async fn resize(&self, process: &Process, size: WindowSize) -> Result<()> {
+        self.engine.resize(process, size).await
+    }
+    async fn state(&self, container: &str) -> Result<ProcessState> {
+        self.engine.state(container).await
+    }
+    async fn wait(&self, container: &str) -> Result<u32> {
+        self.engine.wait(container).await
+    }
+    async fn was_killed(&self, container: &str) -> Result<bool> {
+        self.engine.was_killed(container).await
+    }
+    async fn stop(&self, container: &str, grace: Duration) -> Result<()> {
+        self.engine.stop(container, grace).await
+    }
+    async fn kill(&self, container: &str, signal: &str) -> Result<()> {
+        self.engine.kill(container, signal).await
+    }
+    async fn remove(&self, container: &str) -> Result<()> {
+        self.engine.remove(container).await
+    }
+    async fn diff(&self, container: &str) -> Result<Vec<Change>> {
+        self.engine.diff(container).await
+    }
+    async fn containers(&self, label: &str, value: &str) -> Result<Vec<ContainerSummary>> {
+        self.engine.containers(label, value).await
+    }
+}
