@@ -182,7 +182,7 @@ impl Control for ImageControl {
                 let state = self.container.engine().exec_state(exec).await;
                 match state {
                     Ok(ProcessState::Running { host_pid }) => {
-                        self.signal_group(host_pid, signal);
+                        self.signal_group(host_pid, signal).await;
                         Ok(())
                     }
                     Ok(ProcessState::Exited(_)) => Err(Gone),
@@ -225,21 +225,48 @@ impl ImageControl {
 
     /// Engines signal process 1 only; others are signalled from here, if they are where they can
     /// be seen. An exec leads a session and a process group of its own (OCI runtime).
-    fn signal_group(&self, host_pid: Option<i32>, signal: Signal) {
-        let pid = host_pid
-            .filter(|pid| is_in_container(*pid, &self.container.id))
-            .and_then(Pid::from_raw);
-        let Some(pid) = pid else {
-            tracing::debug!("the program of a session cannot be seen, so it gets no signal");
-            return;
-        };
-        if let Err(error) = kill_process_group(pid, signal) {
-            tracing::debug!(%error, "signal to a program");
+    async fn signal_group(&self, host_pid: Option<i32>, signal: Signal) {
+        let container = self.container.id.clone();
+        let sending = tokio::task::spawn_blocking(move || {
+            let pid = host_pid.and_then(|pid| seen_from_here(pid, &container));
+            let Some(pid) = pid.and_then(Pid::from_raw) else {
+                tracing::debug!("the program of a session cannot be seen, so it gets no signal");
+                return;
+            };
+            if let Err(error) = kill_process_group(pid, signal) {
+                tracing::debug!(%error, "signal to a program");
+            }
+        });
+        if let Err(error) = sending.await {
+            tracing::warn!(%error, "signal to a program");
         }
     }
 }
 
-/// Whether the process of this number, as seen here, is the one that the engine meant.
+/// The number that a process of a container has here, given the one that its engine sees: another
+/// if the engine runs in a process namespace of its own (pid_namespaces(7)). Blocks on /proc.
+fn seen_from_here(engine_pid: i32, container: &str) -> Option<i32> {
+    if is_in_container(engine_pid, container) {
+        return Some(engine_pid);
+    }
+    let processes = std::fs::read_dir("/proc").ok()?;
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .find(|&pid| has_number(pid, engine_pid) && is_in_container(pid, container))
+}
+
+/// Whether a process has `number` in one of the namespaces below ours: NSpid of proc(5).
+fn has_number(pid: i32, number: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| {
+        status
+            .lines()
+            .filter_map(|line| line.strip_prefix("NSpid:"))
+            .flat_map(str::split_whitespace)
+            .any(|field| field.parse() == Ok(number))
+    })
+}
+
+/// Whether the process of this number, as seen here, is one of the container's.
 fn is_in_container(pid: i32, container: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
         .is_ok_and(|cgroups| cgroups.contains(container))
