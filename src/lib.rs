@@ -18,6 +18,7 @@ pub mod auth;
 pub mod backend;
 pub mod check;
 pub mod config;
+pub mod demo;
 pub mod gateway;
 pub mod inventory;
 pub mod listener;

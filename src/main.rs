@@ -68,8 +68,7 @@ fn main() -> ExitCode {
         Command::Check { config } => run(check(config.path)),
         Command::Demo { port } => {
             start_logging(LogFormat::Text);
-            let _ = port;
-            Err(anyhow::anyhow!("TEMP no demo"))
+            run(demo(port))
         }
         Command::HashPassword => hash_password(),
     };
@@ -168,6 +167,11 @@ async fn check(path: PathBuf) -> anyhow::Result<ExitCode> {
         eprintln!("problem: {line}");
     }
     Ok(if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn demo(port: u16) -> anyhow::Result<ExitCode> {
+    waltgate::demo::run(waltgate::demo::Options { port }).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn hash_password() -> anyhow::Result<ExitCode> {

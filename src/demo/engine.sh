@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs a Docker engine of its own, apart from any other on the machine, until its standard input
-# ends. Its API is at DIRECTORY/docker.sock, its log in DIRECTORY/dockerd.log.
+# ends. Its API is at DIRECTORY/docker.sock; its log goes to standard error.
 #
 #   unshare --pid --fork --kill-child --mount --mount-proc --net sh engine.sh DIRECTORY
 #
@@ -13,8 +13,7 @@ if [ -e "$directory/docker.sock" ]; then
     rm "$directory/docker.sock"
 fi
 dockerd --data-root "$directory/data" --exec-root "$directory/exec" \
-    --pidfile "$directory/dockerd.pid" --host "unix://$directory/docker.sock" \
-    --storage-driver overlay2 >"$directory/dockerd.log" 2>&1 </dev/null &
+    --pidfile "$directory/dockerd.pid" --host "unix://$directory/docker.sock" </dev/null &
 engine=$!
 # A signal to end comes from a terminal or a service manager, to the whole group.
 trap 'kill -TERM "$engine" 2>/dev/null' TERM INT HUP
