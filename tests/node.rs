@@ -269,8 +269,7 @@ fn a_node_that_does_not_boot_in_time_is_reported() {
 #[test]
 fn a_node_that_goes_away_is_told_in_one_line() {
     let (_testbed, mut node, gateway) = one_node();
-    let mut session = gateway.ssh("rpi1").command("cat").start();
-    session.send("in\n");
+    let session = gateway.ssh("rpi1").command("echo in; exec sleep 600").start();
     session.expect_stdout("in\n");
     let mut terminal = gateway.login("rpi1");
     terminal.expect("# ");

@@ -74,17 +74,29 @@ impl Config {
             return Err(ConfigErrors::unusable(path, message));
         }
 
-        let report = Report::new(path, &bytes);
-        let config = read(&bytes, base, &report);
-        let (errors, mut warnings) = report.finish();
+        let (config, mut warnings) = Self::parse(&bytes, path, base)?;
+        let has_password = config.accounts.values().any(|a| a.password.is_some());
+        if has_password && metadata.permissions().mode() & 0o004 != 0 {
+            warnings.push(exposed_hashes(path));
+        }
+        Ok((config, warnings))
+    }
+
+    /// Reads a configuration from memory. `path` is what messages call it, `base` the directory
+    /// that relative paths are relative to.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn parse(
+        bytes: &[u8],
+        path: &Path,
+        base: &Path,
+    ) -> Result<(Self, Vec<Warning>), ConfigErrors> {
+        let report = Report::new(path, bytes);
+        let config = read(bytes, base, &report);
+        let (errors, warnings) = report.finish();
         match config {
-            Some(config) if errors.is_empty() => {
-                let has_password = config.accounts.values().any(|a| a.password.is_some());
-                if has_password && metadata.permissions().mode() & 0o004 != 0 {
-                    warnings.push(exposed_hashes(path));
-                }
-                Ok((config, warnings))
-            }
+            Some(config) if errors.is_empty() => Ok((config, warnings)),
             _ => Err(ConfigErrors(errors)),
         }
     }

@@ -1,0 +1,328 @@
+//! Forwards in both directions, the agent, and jumps, with stock ssh against real nodes.
+
+#![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
+use std::thread;
+
+use support::process::{bound_command, run_tool};
+use support::{DEADLINE, Gateway, Node, Testbed, eventually};
+
+const GREETING: &str = "hello, who is there?\n";
+const PARALLEL: usize = 100;
+const QUESTION: usize = 100_000;
+
+fn one_node() -> (Testbed, Node, Gateway) {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let gateway = testbed.gateway().node(&node).start();
+    (testbed, node, gateway)
+}
+
+/// Speaks first, reads to the end, then says how much it read.
+fn converse(mut stream: impl Read + Write) {
+    stream.write_all(GREETING.as_bytes()).unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).unwrap();
+    writeln!(stream, "{} bytes", heard.len()).unwrap();
+}
+
+/// A server that speaks first, on a port of its own, for as long as the test runs.
+fn talkative_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || converse(stream));
+        }
+    });
+    address
+}
+
+/// Holds a whole conversation with a [`talkative_server`] at the other end.
+fn talk(mut stream: impl Read + Write, shut_down: impl FnOnce()) -> String {
+    let mut greeting = vec![0; GREETING.len()];
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(greeting, GREETING.as_bytes());
+    stream.write_all(&vec![b'x'; QUESTION]).unwrap();
+    stream.flush().unwrap();
+    shut_down();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn talk_over_tcp(address: SocketAddr) -> String {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    talk(&stream, || stream.shutdown(Shutdown::Write).unwrap())
+}
+
+fn unused_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn wait_for_port(port: u16) {
+    eventually("the forward's port is open", || TcpStream::connect(local(port)).is_ok());
+}
+
+fn whole_answer() -> String {
+    format!("{QUESTION} bytes\n")
+}
+
+/// As many conversations at once as people's tools open.
+fn assert_parallel_conversations(port: u16) {
+    let talking: Vec<_> =
+        (0..PARALLEL).map(|_| thread::spawn(move || talk_over_tcp(local(port)))).collect();
+    for one in talking {
+        assert_eq!(one.join().unwrap(), whole_answer());
+    }
+}
+
+#[test]
+fn local_forwards_reach_ports_of_the_node_and_lose_no_early_or_late_byte() {
+    let (_testbed, _node, gateway) = one_node();
+    let port = unused_port();
+    let forward = format!("{port}:localhost:{}", talkative_server().port());
+    let client = gateway.ssh("rpi1").option(&["-N", "-L", &forward]).start();
+    wait_for_port(port);
+    assert_parallel_conversations(port);
+    client.kill();
+}
+
+#[test]
+fn a_local_forward_to_nothing_closes_and_harms_nobody() {
+    let (_testbed, _node, gateway) = one_node();
+    let (port, dead) = (unused_port(), unused_port());
+    let forward = format!("{port}:localhost:{dead}");
+    let mut client = gateway.ssh("rpi1").option(&["-L", &forward]).command("cat").start();
+    client.send("before\n");
+    client.expect_stdout("before\n");
+    let mut heard = Vec::new();
+    TcpStream::connect(local(port)).unwrap().read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, b"");
+    client.send("after\n");
+    client.expect_stdout("after\n");
+    client.finish().expect_success();
+}
+
+#[test]
+fn remote_forwards_bring_connections_of_the_node_to_the_client() {
+    let (_testbed, _node, gateway) = one_node();
+    let port = unused_port();
+    let forward = format!("{port}:localhost:{}", talkative_server().port());
+    let client = gateway
+        .ssh("rpi1")
+        .option(&["-N", "-o", "ExitOnForwardFailure=yes", "-R", &forward])
+        .start();
+    wait_for_port(port);
+    assert_parallel_conversations(port);
+    client.kill();
+    eventually("the node stops listening", || TcpStream::connect(local(port)).is_err());
+}
+
+#[test]
+fn a_remote_forward_to_any_port_says_which() {
+    let (_testbed, _node, gateway) = one_node();
+    let forward = format!("0:localhost:{}", talkative_server().port());
+    let options = ["-N", "-v", "-R", &forward];
+    let client = gateway.ssh("rpi1").option(&options).start();
+    client.expect_stderr("Allocated port ");
+    let text = client.stderr.text();
+    let port = text.split("Allocated port ").nth(1).unwrap();
+    let port: u16 = port.split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(talk_over_tcp(local(port)), whole_answer());
+    client.kill();
+}
+
+#[test]
+fn a_remote_forward_can_be_cancelled() {
+    let (testbed, _node, gateway) = one_node();
+    let socket = testbed.path("control").display().to_string();
+    let port = unused_port();
+    let forward = format!("{port}:localhost:{}", talkative_server().port());
+    let mut master = gateway.ssh("rpi1").option(&["-M", "-S", &socket]).command("cat").start();
+    master.send("up\n");
+    master.expect_stdout("up\n");
+    let control = |action: &str| {
+        let options = ["-S", &socket, "-O", action, "-R", &forward];
+        gateway.ssh("rpi1").option(&options).run().expect_success();
+    };
+    control("forward");
+    assert_eq!(talk_over_tcp(local(port)), whole_answer());
+    control("cancel");
+    eventually("the node stops listening", || TcpStream::connect(local(port)).is_err());
+    master.finish().expect_success();
+}
+
+#[test]
+fn unix_sockets_are_forwarded_both_ways() {
+    let (testbed, node, gateway) = one_node();
+    let (here, elsewhere) = (testbed.path("here"), testbed.path("server"));
+    // What the node has in /persist is in this directory.
+    let (there, server) = (node.persist().join("there"), node.persist().join("server"));
+    for path in [&server, &elsewhere] {
+        let listener = UnixListener::bind(path).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || converse(stream));
+            }
+        });
+    }
+    let outward = format!("{}:/persist/server", here.display());
+    let inward = format!("/persist/there:{}", elsewhere.display());
+    let client = gateway.ssh("rpi1").option(&["-N", "-L", &outward, "-R", &inward]).start();
+    for path in [here, there] {
+        eventually("the forward's socket is there", || path.exists());
+        let stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let answer = talk(&stream, || stream.shutdown(Shutdown::Write).unwrap());
+        assert_eq!(answer, whole_answer());
+    }
+    client.kill();
+}
+
+/// RFC 1928, as far as a test needs it.
+fn socks_connect(proxy: SocketAddr, to: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(&[5, 1, 0]).unwrap();
+    let mut chosen = [0; 2];
+    stream.read_exact(&mut chosen).unwrap();
+    assert_eq!(chosen, [5, 0]);
+    let SocketAddr::V4(to) = to else { panic!("an IPv4 address") };
+    let mut request = vec![5, 1, 0, 1];
+    request.extend(to.ip().octets());
+    request.extend(to.port().to_be_bytes());
+    stream.write_all(&request).unwrap();
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[1], 0, "the proxy connected");
+    stream
+}
+
+#[test]
+fn a_dynamic_forward_to_a_silent_server_freezes_nothing() {
+    let (_testbed, _node, gateway) = one_node();
+    let port = unused_port();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = ["-N", "-D", &port.to_string()];
+    let client = gateway.ssh("rpi1").option(&options).start();
+    wait_for_port(port);
+    let mut unanswered = socks_connect(local(port), silent.local_addr().unwrap());
+    unanswered.write_all(&[0; 65536]).unwrap();
+    let stream = socks_connect(local(port), talkative_server());
+    let answer = talk(&stream, || stream.shutdown(Shutdown::Write).unwrap());
+    assert_eq!(answer, whole_answer());
+    client.kill();
+}
+
+#[test]
+fn the_agent_is_forwarded_when_offered_and_only_then() {
+    let (testbed, _node, gateway) = one_node();
+    let key = testbed.generate_key("mine", "ed25519");
+    let socket = testbed.path("agent");
+    let mut agent = bound_command("ssh-agent");
+    agent.arg("-D").arg("-a").arg(&socket);
+    let agent = support::process::Process::spawn(&mut agent);
+    eventually("the agent listens", || socket.exists());
+    run_tool(Command::new("ssh-add").arg("-q").arg(&key).env("SSH_AUTH_SOCK", &socket));
+    let fingerprint = run_tool(Command::new("ssh-keygen").arg("-lf").arg(&key));
+    let fingerprint = fingerprint.split(' ').nth(1).unwrap();
+
+    let with = |option: &str, command: &str| {
+        gateway
+            .ssh("rpi1")
+            .option(&[option, "-o", "IdentityAgent=SSH_AUTH_SOCK"])
+            .env("SSH_AUTH_SOCK", &socket)
+            .command(command)
+            .run()
+    };
+    let said = with("-A", "ssh-add -l").expect_success();
+    assert!(said.text().contains(fingerprint), "{said:?}");
+    let at_once = "for n in 1 2 3 4 5; do ssh-add -l >/dev/null & pids=\"$pids $!\"; done; \
+                   for pid in $pids; do wait $pid || exit 1; done";
+    with("-A", at_once).expect_success();
+    with("-a", "ssh-add -l").expect_code(2);
+    agent.kill();
+}
+
+#[test]
+fn a_jump_goes_to_nodes_of_the_inventory_only() {
+    let (_testbed, _node, gateway) = one_node();
+    let jump = |to: &str| gateway.ssh("walt").option(&["-W", to]).start();
+
+    let mut banner = String::new();
+    // ssh(1) asks for port 22; the node's own port is meant.
+    let mut client = gateway.ssh("walt").option(&["-W", "rpi1:22"]).start_unread();
+    BufReader::new(client.stdout.take().unwrap()).read_line(&mut banner).unwrap();
+    assert!(banner.starts_with("SSH-2.0-OpenSSH"), "{banner}");
+    client.kill();
+
+    let elsewhere = talkative_server();
+    for to in [elsewhere.to_string(), "nowhere:22".to_owned()] {
+        let refused = jump(&to).finish();
+        assert_ne!(refused.code, Some(0), "{refused:?}");
+        assert!(refused.stdout.is_empty(), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_login_through_a_jump_is_end_to_end() {
+    let testbed = Testbed::new();
+    let mut node = testbed.sshd_off("rpi1");
+    let key = testbed.generate_key("mine", "ed25519");
+    // The client's own key: the gateway could not log in with it.
+    node.authorize(&testbed.path("mine.pub"));
+    node.start();
+    let gateway = testbed.gateway().node(&node).start();
+    let config = testbed.path("ssh_config");
+    let port = gateway.address().port();
+    let proxy =
+        format!("ProxyCommand=ssh -F {} -p {port} -W %h:22 walt@127.0.0.1", config.display());
+    let said = gateway
+        .ssh("root")
+        .option(&["-o", &proxy, "-o", "HostName=rpi1"])
+        .identity(&key)
+        .command("hostname; echo $SSH_CONNECTION | cut -d' ' -f4")
+        .run()
+        .expect_success();
+    let port = node.address().port();
+    assert_eq!(said.text(), format!("rpi1\n{port}\n"), "{said:?}");
+}
+
+#[test]
+fn keys_that_forbid_forwarding_forward_nothing() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let key = testbed.generate_key("alice", "ed25519");
+    let line = format!("no-port-forwarding {}", testbed.read("alice.pub"));
+    testbed.write("accounts/alice.pub", line);
+    let accounts = testbed.path("accounts");
+    let auth = format!("open_networks = []\naccounts_dir = {accounts:?}");
+    let gateway = testbed.gateway().auth(&auth).node(&node).start();
+
+    let server = talkative_server();
+    let refused =
+        gateway.ssh("rpi1").identity(&key).option(&["-W", &server.to_string()]).start().finish();
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(refused.stdout.is_empty(), "{refused:?}");
+    let forward = format!("{}:localhost:{}", unused_port(), server.port());
+    gateway
+        .ssh("rpi1")
+        .identity(&key)
+        .option(&["-o", "ExitOnForwardFailure=yes", "-R", &forward])
+        .command("true")
+        .run()
+        .expect_code(255);
+    gateway.ssh("rpi1").identity(&key).command("true").run().expect_success();
+}
