@@ -12,8 +12,10 @@ directory=$1
 if [ -e "$directory/docker.sock" ]; then
     rm "$directory/docker.sock"
 fi
-dockerd --data-root "$directory/data" --exec-root "$directory/exec" \
-    --pidfile "$directory/dockerd.pid" --host "unix://$directory/docker.sock" </dev/null &
+# The paths of its own sockets may not be long, as DIRECTORY may be. Nobody else sees this /run.
+mount -t tmpfs -o mode=0755 tmpfs /run
+dockerd --data-root "$directory/data" --exec-root /run/docker --pidfile /run/docker.pid \
+    --host "unix://$directory/docker.sock" --shutdown-timeout 2 </dev/null &
 engine=$!
 # A signal to end comes from a terminal or a service manager, to the whole group.
 trap 'kill -TERM "$engine" 2>/dev/null' TERM INT HUP
