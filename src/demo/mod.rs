@@ -151,7 +151,8 @@ async fn set_up(
 ) -> Result<Option<Gateway>, DemoError> {
     say("Preparing two nodes and two images ...\n");
     let keys = directory.join("keys");
-    make_directory(&keys)?;
+    // Where accounts would have their keys; here everybody is a guest.
+    make_directory(&keys.join("accounts"))?;
     let node_key = generate_key(&keys, "node_host_key").await?;
     let identity = generate_key(&keys, "identity").await?;
 

@@ -32,7 +32,8 @@ enum Input {
 }
 
 impl Client {
-    fn new(program: &'static str, config: &Path) -> Self {
+    /// `PROGRAM -F config`
+    pub(crate) fn plain(program: &'static str, config: &Path) -> Self {
         Self {
             program,
             password: None,
@@ -46,14 +47,14 @@ impl Client {
 
     /// `ssh -F config -p PORT user@ADDRESS`
     pub(crate) fn ssh(config: &Path, gateway: SocketAddr, user: &str) -> Self {
-        Self::new("ssh", config)
+        Self::plain("ssh", config)
             .option(&["-p", &gateway.port().to_string(), "-l", user])
             .arguments([gateway.ip().to_string()])
     }
 
     /// scp or sftp: `PROGRAM -F config -P PORT`
     pub(crate) fn copy(program: &'static str, config: &Path, gateway: SocketAddr) -> Self {
-        Self::new(program, config).option(&["-P", &gateway.port().to_string()])
+        Self::plain(program, config).option(&["-P", &gateway.port().to_string()])
     }
 
     /// Further options, before the host.
@@ -65,9 +66,9 @@ impl Client {
     /// Further arguments, after the options.
     pub(crate) fn arguments(
         mut self,
-        arguments: impl IntoIterator<Item = impl Into<String>>,
+        arguments: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Self {
-        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self.arguments.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
         self
     }
 
