@@ -23,8 +23,8 @@ pub enum Interrupt {
 }
 
 /// The client's side of a session, while no program of the target has it: notices before the
-/// program starts, questions after it ended. Everything goes to the channel's standard error, so
-/// that a command's output stays clean.
+/// program starts, questions after it ended. It goes to the terminal if there is one, else to
+/// standard error, so that a command's output stays clean.
 #[async_trait]
 pub trait Console: Send {
     /// Whether the client asked for a terminal.
