@@ -36,18 +36,32 @@ const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum GatewayError {
+    /// The state directory, or a directory in it.
     #[error("cannot create {}: {source}", directory.display())]
-    StateDirectory { directory: PathBuf, source: io::Error },
+    StateDirectory {
+        /// Which.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A host key cannot be used or created.
     #[error(transparent)]
     HostKey(#[from] HostKeyError),
+    /// What clients are authenticated by cannot be read.
     #[error(transparent)]
     Auth(#[from] AuthSetupError),
+    /// The WalT server's address is of no use.
     #[error(transparent)]
     Inventory(#[from] InventoryError),
+    /// A listening address is taken or not of this machine.
     #[error("cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// A gateway that listens; clients are served once [`Gateway::run`] is awaited.

@@ -38,6 +38,10 @@ pub(super) fn node_defaults(root: &mut Root<'_, '_>, base: &Path, live: bool) ->
     Defaults { options, networks_known }
 }
 
+/// What a setting is answered with whose time has not come.
+const PERSIST_IS_ON_THE_NODE: &str =
+    "has no effect in this version: /persist is reached through the node";
+
 /// What nodes inherit.
 pub(super) struct Defaults {
     pub(super) options: NodeOptions,
@@ -69,6 +73,10 @@ fn node_options(
              \"accept-new\" at least",
         );
     }
+    let persist_root = section.take("persist_root", path(base));
+    if persist_root.is_some() {
+        section.warn("persist_root", PERSIST_IS_ON_THE_NODE);
+    }
     NodeOptions {
         networks: section
             .take("networks", list(network))
@@ -85,9 +93,7 @@ fn node_options(
         host_key_policy: policy.unwrap_or(inherited.host_key_policy),
         connect,
         boot_wait,
-        persist_root: section
-            .take("persist_root", path(base))
-            .unwrap_or_else(|| inherited.persist_root.clone()),
+        persist_root: persist_root.unwrap_or_else(|| inherited.persist_root.clone()),
     }
 }
 
@@ -119,6 +125,9 @@ pub(super) fn nodes(
         let login = section.take("login", parsed).unwrap_or_else(Login::root);
         let mac = section.take("mac", mac);
         let persist = section.take("persist", path(base));
+        if persist.is_some() {
+            section.warn("persist", PERSIST_IS_ON_THE_NODE);
+        }
         let boot_mode = section.take("boot_mode", boot_mode).unwrap_or_default();
         let options = node_options(&mut section, base, &defaults.options);
         if let Some(address) = address {

@@ -206,12 +206,7 @@ fn configuration(port: u16, directory: &Path, nodes: &[DemoNode], engine: &DemoE
         socket = engine.socket().display(),
     );
     for node in nodes {
-        toml += &format!(
-            "\n[nodes.{}]\naddress = \"{}\"\npersist = {:?}\n",
-            node.name(),
-            node.address(),
-            node.persist(),
-        );
+        toml += &format!("\n[nodes.{}]\naddress = \"{}\"\n", node.name(), node.address(),);
     }
     toml
 }

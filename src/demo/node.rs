@@ -23,7 +23,6 @@ pub(super) enum NodeServer {
 pub(super) struct DemoNode {
     name: &'static str,
     address: SocketAddr,
-    persist: PathBuf,
     service: Service,
 }
 
@@ -38,8 +37,7 @@ impl DemoNode {
         host_key: &Path,
         identity: &Path,
     ) -> Result<Self, DemoError> {
-        let persist = directory.join("persist");
-        make_directory(&persist)?;
+        make_directory(&directory.join("persist"))?;
         make_directory(&directory.join("overlay"))?;
         copy(host_key, &directory.join("host_key"))?;
         copy(&identity.with_extension("pub"), &directory.join("authorized_keys"))?;
@@ -60,7 +58,7 @@ impl DemoNode {
             line.starts_with("Server listening on") || line.ends_with("Not backgrounding")
         })
         .await?;
-        Ok(Self { name, address, persist, service })
+        Ok(Self { name, address, service })
     }
 
     /// Its name.
@@ -71,11 +69,6 @@ impl DemoNode {
     /// Where its SSH server listens.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Its /persist, as seen from outside.
-    pub(super) fn persist(&self) -> &Path {
-        &self.persist
     }
 
     /// Ends it and everything that runs on it.

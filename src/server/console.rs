@@ -1,5 +1,6 @@
 //! The gateway itself at the client's terminal: notices before a program starts, questions after
-//! it ended. Everything goes to standard error, so that a command's output stays clean.
+//! it ended. Without a terminal they go to standard error, so that a command's output stays clean. A
+//! terminal has one stream for everything: ssh(1) would write what comes on two in any order.
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
@@ -46,8 +47,9 @@ impl<'a> ChannelConsole<'a> {
     }
 
     async fn print(&self, text: impl Into<Bytes>) {
+        let stream = if self.is_terminal() { Stream::Data } else { Stream::Stderr };
         // A client that is gone shows at the next wait; there is nobody to tell.
-        let _ = self.output.write(Stream::Stderr, text.into()).await;
+        let _ = self.output.write(stream, text.into()).await;
     }
 
     /// Edits a line until Enter, ctrl-C or the end of the input.

@@ -147,7 +147,7 @@ async fn run(
 
     tokio::select! {
         ended = &mut running => log_end(ended, "by the client"),
-        () = idle(&connection) => {
+        () = idle(connection.server.limits.idle, || connection.idle_for()) => {
             let minutes = connection.server.limits.idle.unwrap_or_default().as_secs() / 60;
             info!("closing after {minutes} min without traffic");
             end(&connection, &format!("closed after {minutes} min without traffic"), running).await;
@@ -194,13 +194,14 @@ async fn end(
     }
 }
 
-/// Resolves when no data passed for the configured time.
-async fn idle(connection: &Connection) {
-    let Some(limit) = connection.server.limits.idle else {
+/// Resolves when `idle_for`, the time in which no data passed, has reached `limit`; without a limit
+/// never.
+async fn idle(limit: Option<Duration>, idle_for: impl Fn() -> Duration) {
+    let Some(limit) = limit else {
         return std::future::pending().await;
     };
     loop {
-        let left = limit.saturating_sub(connection.idle_for());
+        let left = limit.saturating_sub(idle_for());
         if left.is_zero() {
             return;
         }
@@ -214,5 +215,33 @@ fn log_end(ended: Result<(), russh::Error>, by: &str) {
         Ok(()) | Err(Error::Disconnect | Error::HUP | Error::IO(_)) => debug!("closed {by}"),
         Err(Error::KeepaliveTimeout) => info!("the client stopped answering"),
         Err(error) => warn!(%error, "SSH protocol error, connection closed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn traffic_puts_off_the_end_of_an_idle_connection() {
+        let start = tokio::time::Instant::now();
+        // Data passed at 30 s, after the first look and before the second.
+        let looks = Cell::new(0);
+        let idle_for = || {
+            looks.set(looks.get() + 1);
+            let last = if looks.get() > 1 { Duration::from_secs(30) } else { Duration::ZERO };
+            start.elapsed() - last
+        };
+        idle(Some(Duration::from_secs(60)), idle_for).await;
+        assert_eq!(start.elapsed().as_secs(), 90);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_nothing_is_idle_too_long() {
+        let idle = idle(None, || Duration::MAX);
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert!(tokio::time::timeout(day, idle).await.is_err());
     }
 }
