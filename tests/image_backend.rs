@@ -59,6 +59,8 @@ async fn ctrl_c_interrupts_the_program_and_not_the_shell() {
     session.stdin.write(Bytes::from_static(b"echo go''ing; sleep 1000\n")).await.unwrap();
     read_until(&mut session, "going").await;
     session.stdin.write(Bytes::from_static(b"\x03")).await.unwrap();
+    // ctrl-C also flushes what was typed behind it.
+    read_until(&mut session, "# ").await;
     session.stdin.write(Bytes::from_static(b"exit 4\n")).await.unwrap();
     assert_eq!(drain(&mut session).await.exit, Some(ExitStatus::Code(4)));
     attachment.close().await;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::container::{Container, Ending, Mode};
 use super::engine::{
@@ -28,6 +28,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const DEATH_NOTICE: Duration = Duration::from_secs(1);
 /// For a shell that is process 1 to end when its client is gone.
 const HANG_UP: Duration = Duration::from_secs(1);
+/// For an engine to tell the process number of a program that runs, and how often it is asked.
+const PID_KNOWN: Duration = Duration::from_secs(2);
+const PID_LOOK: Duration = Duration::from_millis(20);
 /// 128 + SIGKILL: what the programs of a dying container exit with.
 const KILLED: u32 = 137;
 
@@ -178,17 +181,14 @@ impl Control for ImageControl {
         };
         match &self.process {
             Process::First(_) => self.answer(self.container.signal(name).await),
-            Process::Exec(exec) => {
-                let state = self.container.engine().exec_state(exec).await;
-                match state {
-                    Ok(ProcessState::Running { host_pid }) => {
-                        self.signal_group(host_pid, signal).await;
-                        Ok(())
-                    }
-                    Ok(ProcessState::Exited(_)) => Err(Gone),
-                    Err(error) => self.answer(Err(error)),
+            Process::Exec(exec) => match self.started_state(exec).await {
+                Ok(ProcessState::Running { host_pid }) => {
+                    self.signal_group(host_pid, signal).await;
+                    Ok(())
                 }
-            }
+                Ok(ProcessState::Exited(_)) => Err(Gone),
+                Err(error) => self.answer(Err(error)),
+            },
         }
     }
 
@@ -211,6 +211,20 @@ impl Control for ImageControl {
 }
 
 impl ImageControl {
+    /// The state of an exec, with its process number if the engine tells it in time: it does some
+    /// time after the program has begun to run, and announces it by no event.
+    async fn started_state(&self, exec: &str) -> Result<ProcessState, EngineError> {
+        let deadline = Instant::now() + PID_KNOWN;
+        let mut looks = interval(PID_LOOK);
+        loop {
+            looks.tick().await;
+            match self.container.engine().exec_state(exec).await {
+                Ok(ProcessState::Running { host_pid: None }) if Instant::now() < deadline => {}
+                state => return state,
+            }
+        }
+    }
+
     fn answer(&self, result: Result<(), EngineError>) -> Result<(), Gone> {
         let Err(error) = result else {
             return Ok(());
