@@ -31,6 +31,8 @@ use crate::target::{NodesTarget, Target};
 
 /// What one direction of a channel may keep in memory before it goes to disk.
 const SPOOL_MEMORY: usize = 512 * 1024;
+/// Between attempts to remove what a killed gateway left, while the engine does not answer.
+const REAP_AGAIN: Duration = Duration::from_secs(30);
 /// How long the start waits for the WalT server's first answer before it goes on without.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
@@ -176,10 +178,18 @@ impl Gateway {
         {
             warn!("starting without the WalT server's lists; they are asked for again and again");
         }
-        match self.parts.images.reap().await {
-            Ok(0) => {}
-            Ok(count) => info!(count, "removed containers that a killed gateway left behind"),
-            Err(error) => warn!(%error, "image targets will fail until the engine answers"),
+        if !reap(&self.parts.images).await {
+            let images = self.parts.images.clone();
+            let again = async move {
+                loop {
+                    tokio::time::sleep(REAP_AGAIN).await;
+                    if reap(&images).await {
+                        return;
+                    }
+                }
+            };
+            let stop = self.stop_background.clone();
+            self.background.spawn(async move { stop.run_until_cancelled(again).await });
         }
         for address in self.addresses().unwrap_or_default() {
             info!("listening on {address}");
@@ -189,6 +199,22 @@ impl Gateway {
         self.background.close();
         self.background.wait().await;
         info!("stopped");
+    }
+}
+
+/// Removes what a killed gateway left in the engine; whether nothing is left to do.
+async fn reap(images: &ImageBackend) -> bool {
+    match images.reap().await {
+        Ok(count) => {
+            if count > 0 {
+                info!(count, "removed containers that a killed gateway left behind");
+            }
+            true
+        }
+        Err(error) => {
+            warn!(%error, "containers that a killed gateway may have left are not removed yet");
+            false
+        }
     }
 }
 

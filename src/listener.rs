@@ -17,8 +17,9 @@ use crate::server::Server;
 
 /// Pause after accept(2) failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// How long connections may take to end at shutdown, saving and stopping containers included.
-const DRAIN: Duration = Duration::from_secs(60);
+/// How long connections may take to end at shutdown. All but saving a large container is a matter
+/// of seconds; killed in the middle, its changes would be lost.
+const DRAIN: Duration = Duration::from_secs(30 * 60);
 
 /// Accepts on all sockets until `shutdown`, then waits for the connections to end.
 pub async fn serve(

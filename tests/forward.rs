@@ -165,6 +165,26 @@ fn a_remote_forward_can_be_cancelled() {
 }
 
 #[test]
+fn a_remote_forward_while_the_node_boots_is_refused_and_freezes_nothing() {
+    let testbed = Testbed::new();
+    let mut node = testbed.sshd_off("rpi1");
+    let gateway = testbed.gateway().node(&node).start();
+    let socket = testbed.path("control").display().to_string();
+    let master = gateway.ssh("rpi1").option(&["-M", "-S", &socket]).command("hostname").start();
+    master.expect_stderr("waiting");
+    let forward = format!("{}:localhost:1", unused_port());
+    let options = ["-S", &socket, "-O", "forward", "-R", &forward];
+    let refused = gateway.ssh("rpi1").option(&options).run();
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    // A second session of the connection waits with the first, and both go on.
+    let second = gateway.ssh("rpi1").option(&["-S", &socket]).command("hostname").start();
+    second.expect_stderr("waiting");
+    node.start();
+    master.finish().expect_success().expect_stdout("rpi1\n");
+    second.finish().expect_success().expect_stdout("rpi1\n");
+}
+
+#[test]
 fn unix_sockets_are_forwarded_both_ways() {
     let (testbed, node, gateway) = one_node();
     let (here, elsewhere) = (testbed.path("here"), testbed.path("server"));

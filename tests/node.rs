@@ -476,6 +476,36 @@ fn a_stalled_session_does_not_stall_its_sibling() {
 }
 
 #[test]
+fn a_client_that_vanishes_while_it_does_not_read_leaves_nothing_behind() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let gateway = testbed.gateway().node(&node).limits("spool_megabytes = 1").start();
+    let clients: Vec<_> = (0..8)
+        .map(|n| gateway.ssh("rpi1").command(&format!("exec yes vanished-{n}")).start_unread())
+        .collect();
+    gateway.wait_until_idle();
+    for client in &clients {
+        client.kill();
+    }
+    eventually("all sessions have ended", || {
+        gateway.log().matches("session ended").count() == clients.len()
+    });
+    let left = || gateway.ssh("rpi1").command("pgrep -f '^yes vanished' | wc -l").run();
+    eventually("their programs have ended on the node", || left().stdout == b"0\n");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_client_that_does_not_read() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let gateway = testbed.gateway().node(&node).limits("spool_megabytes = 1").start();
+    let client = gateway.ssh("rpi1").command("cat /dev/zero").start_unread();
+    gateway.wait_until_idle();
+    assert_eq!(gateway.stop(), Some(0));
+    client.kill();
+}
+
+#[test]
 fn a_dropbear_node_is_a_node_like_any_other() {
     let testbed = Testbed::new();
     let node = testbed.dropbear("nano");

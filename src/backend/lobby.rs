@@ -56,13 +56,14 @@ impl Lobby {
                 Some(false) => "not booted",
                 None => "",
             };
-            let image = node.image.as_deref().unwrap_or_default();
+            // From another server, so not trusted to be plain text.
+            let image = node.image.as_deref().unwrap_or_default().escape_debug();
             let line = format!("  {:<20} {:<10}  {image}", node.name.as_str(), state);
             text += line.trim_end();
             text.push('\n');
         }
         if let Some(stale) = self.inventory.stale() {
-            text += &format!("This list may be out of date: {stale}.\n");
+            text += &format!("This list may be out of date: {}.\n", stale.escape_debug());
         }
         text
     }
@@ -115,7 +116,7 @@ impl Attachment for Lobby {
             .nodes()
             .into_iter()
             .find(|node| node.name.as_str() == host || node.address.ip().to_string() == *host)
-            .ok_or_else(|| StreamError::Prohibited(format!("{host} is not a node")))?;
+            .ok_or_else(|| StreamError::Prohibited(format!("{to} is not on a node")))?;
         // Each node is a target of its own as far as the account's patterns are concerned.
         if !(self.allows)(&node.name) {
             return Err(StreamError::Prohibited(format!(
@@ -124,11 +125,16 @@ impl Attachment for Lobby {
             )));
         }
         if !node.is_on_allowed_network() {
-            return Err(StreamError::Prohibited(format!("{host} is outside the allowed networks")));
+            return Err(StreamError::Prohibited(format!("{to} is outside the allowed networks")));
         }
         let address = SocketAddr::new(node.address.ip(), jump_port(&node, *port));
         match tokio::time::timeout(node.options.connect, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => Ok(tcp::session(stream)),
+            Ok(Ok(stream)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "cannot switch off Nagle's algorithm");
+                }
+                Ok(tcp::session(stream))
+            }
             Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),
             Err(_) => Err(StreamError::Failed("no answer".to_owned())),
         }

@@ -47,7 +47,7 @@ impl fmt::Debug for Program {
         match self {
             Self::Shell => f.write_str("shell"),
             Self::Exec(_) => f.write_str("exec"),
-            Self::Subsystem(name) => write!(f, "subsystem {name}"),
+            Self::Subsystem(name) => write!(f, "subsystem {name:?}"),
         }
     }
 }

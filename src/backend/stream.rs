@@ -26,8 +26,9 @@ pub enum StreamTarget {
 impl fmt::Display for StreamTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } => write!(f, "{host} port {port}"),
-            Self::Unix { path } => f.write_str(path),
+            // Both are the client's words and go to the log.
+            Self::Tcp { host, port } => write!(f, "{} port {port}", host.escape_debug()),
+            Self::Unix { path } => write!(f, "{}", path.escape_debug()),
         }
     }
 }

@@ -54,6 +54,10 @@ pub enum Piece<M> {
     Mark(M),
 }
 
+/// What a piece in memory takes besides its bytes: one-byte packets must not cost more than the
+/// limit says.
+const OVERHEAD: usize = 128;
+
 /// The largest piece read back from disk at once.
 const DISK_READ: usize = 128 * 1024;
 
@@ -147,7 +151,7 @@ impl<M> Producer<M> {
                 Place::Discard => return,
                 Place::Memory => {
                     let mut state = self.0.lock();
-                    state.memory += bytes.len();
+                    state.memory += bytes.len() + OVERHEAD;
                     state.entries.push_back(Entry::Memory(Piece::Bytes(stream, bytes)));
                     break;
                 }
@@ -176,7 +180,9 @@ impl<M> Producer<M> {
         let limits = &self.0.limits;
         if state.consumer_gone {
             Place::Discard
-        } else if state.disk == 0 && (state.memory == 0 || state.memory + len <= limits.memory) {
+        } else if state.disk == 0
+            && (state.memory == 0 || state.memory + len + OVERHEAD <= limits.memory)
+        {
             Place::Memory
         } else if !state.disk_failed && state.disk + len as u64 <= limits.disk {
             Place::Disk(state.tail)
@@ -262,7 +268,7 @@ impl<M> Consumer<M> {
             return;
         }
         let mut state = self.0.lock();
-        state.memory += bytes.len();
+        state.memory += bytes.len() + OVERHEAD;
         state.entries.push_front(Entry::Memory(Piece::Bytes(stream, bytes)));
     }
 
@@ -294,7 +300,7 @@ impl<M> Consumer<M> {
         match state.entries.pop_front() {
             Some(Entry::Memory(piece)) => {
                 if let Piece::Bytes(_, bytes) = &piece {
-                    state.memory -= bytes.len();
+                    state.memory -= bytes.len() + OVERHEAD;
                 }
                 Next::Piece(piece)
             }
@@ -351,6 +357,7 @@ mod tests {
     use super::*;
 
     fn limits(memory: usize, disk: u64) -> SpoolLimits {
+        let memory = memory + OVERHEAD;
         SpoolLimits { memory, disk, directory: std::env::temp_dir() }
     }
 
@@ -458,5 +465,17 @@ mod tests {
         assert_eq!(consumer.pop().await.unwrap(), Some(piece(1, 5)));
         assert_eq!(consumer.pop().await.unwrap(), Some(err(b"oops")));
         assert_eq!(consumer.pop().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn tiny_pieces_are_counted_with_what_they_cost() {
+        let (producer, mut consumer) = spool::<()>(SpoolLimits::memory_only(10 * OVERHEAD));
+        for _ in 0..9 {
+            producer.push(piece(1, 1)).await;
+        }
+        let mut blocked = Box::pin(producer.push(piece(1, 1)));
+        assert!(futures_util::poll!(blocked.as_mut()).is_pending());
+        consumer.pop().await.unwrap();
+        blocked.await;
     }
 }

@@ -80,7 +80,7 @@ pub(super) fn open(
     let keys = Arc::new(InterruptKey::default());
     let reader = Reader {
         output: output.clone(),
-        producer,
+        producer: Some(producer),
         setup: setup_sender,
         window: window_sender,
         signals: signal_sender,
@@ -214,7 +214,8 @@ impl ClientOutput for ChannelOutput {
 /// Reads the channel.
 struct Reader {
     output: Arc<ChannelOutput>,
-    producer: Producer<InputEof>,
+    /// `None` after the client's EOF.
+    producer: Option<Producer<InputEof>>,
     setup: mpsc::Sender<SetupRequest>,
     window: watch::Sender<WindowSize>,
     signals: mpsc::Sender<String>,
@@ -222,34 +223,45 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(self, mut channel: ChannelReadHalf) {
+    async fn run(mut self, mut channel: ChannelReadHalf) {
         loop {
             let message = tokio::select! {
                 message = channel.wait() => message,
-                // The client is still there, to be told why.
-                () = self.output.connection.ending() => return self.finish().await,
-            };
-            let Some(message) = message else { break };
-            match message {
-                ChannelMsg::Data { data } => {
-                    self.output.connection.touch();
-                    self.keys.look_at(&data);
-                    self.producer.push(Piece::Bytes(Stream::Data, data)).await;
+                // The client may still be there, to be told why; nothing more is taken from it.
+                () = self.output.connection.ending(), if self.producer.is_some() => {
+                    self.producer = None;
+                    continue;
                 }
-                ChannelMsg::Eof => self.producer.push(Piece::Mark(InputEof)).await,
-                ChannelMsg::Close => break,
-                other => self.request(other),
+            };
+            match message {
+                Some(ChannelMsg::Data { data }) => self.take(data).await,
+                Some(ChannelMsg::Eof) => self.take_eof().await,
+                Some(ChannelMsg::Close) | None => break,
+                Some(other) => self.request(other),
             }
         }
         self.output.closed.cancel();
-        self.finish().await
-    }
-
-    /// What was read is still carried: the queue ends after it. The session's own end decides
-    /// when the task ends.
-    async fn finish(self) {
+        // What was read is still carried: the queue ends after it. The session's own end decides
+        // when the task ends.
         drop(self);
         std::future::pending().await
+    }
+
+    async fn take(&self, data: Bytes) {
+        let Some(producer) = &self.producer else { return };
+        self.output.connection.touch();
+        self.keys.look_at(&data);
+        tokio::select! {
+            () = producer.push(Piece::Bytes(Stream::Data, data)) => {}
+            () = self.output.connection.ending() => {}
+        }
+    }
+
+    /// RFC 4254 section 5.3 allows one; what comes after it is dropped.
+    async fn take_eof(&mut self) {
+        if let Some(producer) = self.producer.take() {
+            producer.push(Piece::Mark(InputEof)).await;
+        }
     }
 
     fn request(&self, message: ChannelMsg) {

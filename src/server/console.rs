@@ -57,13 +57,15 @@ impl<'a> ChannelConsole<'a> {
         let mut editor = LineEditor::default();
         loop {
             let popped = tokio::select! {
-                popped = self.input.pop() => popped,
+                biased;
                 () = self.output.gone() => return Answer::Gone,
+                popped = self.input.pop() => popped,
             };
             let mut bytes = match popped {
                 Ok(Some(Piece::Bytes(_, bytes))) => bytes,
-                Ok(Some(Piece::Mark(InputEof))) => return Answer::Interrupted,
-                Ok(None) | Err(_) => return Answer::Gone,
+                // Nobody will answer, but somebody may read.
+                Ok(Some(Piece::Mark(InputEof)) | None) => return Answer::Interrupted,
+                Err(_) => return Answer::Gone,
             };
             let mut echoed = Vec::new();
             let mut answer = None;

@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use russh::ChannelOpenFailure;
 use russh::server::{ChannelOpenHandle, Handle, Msg};
+use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::channel::{self, Kind, SessionChannel};
 use super::connection::{Connection, Slot};
 use crate::backend::{BackendSession, Listen, StreamError, StreamTarget};
 use crate::relay::{self, Counters};
+
+/// How long a target may take to begin or end listening: the client's other channels wait.
+const REMOTE_FORWARD: Duration = Duration::from_secs(15);
 
 /// Opens the far end, only then the channel (what a server that speaks first says would be lost
 /// otherwise), and relays until both have ended.
@@ -80,7 +85,10 @@ pub(super) async fn listen(connection: &Arc<Connection>, on: &Listen) -> Option<
         return None;
     }
     let listening = match connection.attach() {
-        Ok(attachment) => attachment.listen(on).await,
+        Ok(attachment) => match timeout(REMOTE_FORWARD, attachment.listen(on)).await {
+            Ok(listening) => listening,
+            Err(_) => Err(StreamError::Failed("the target does not answer".to_owned())),
+        },
         Err(refusal) => Err(StreamError::Prohibited(refusal.line)),
     };
     match listening {
@@ -95,7 +103,9 @@ pub(super) async fn listen(connection: &Arc<Connection>, on: &Listen) -> Option<
 /// Ends what [`listen`] began; whether it had.
 pub(super) async fn stop_listening(connection: &Arc<Connection>, on: &Listen) -> bool {
     match connection.attach() {
-        Ok(attachment) => attachment.stop_listening(on).await.is_ok(),
+        Ok(attachment) => {
+            matches!(timeout(REMOTE_FORWARD, attachment.stop_listening(on)).await, Ok(Ok(())))
+        }
         Err(_) => false,
     }
 }

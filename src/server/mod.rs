@@ -33,6 +33,7 @@ use crate::config::Limits;
 use crate::names::NodeName;
 use crate::relay::spool::SpoolLimits;
 use crate::ssh::algorithms;
+use crate::ssh::peer_watch::PeerWatch;
 use crate::ssh::stream::CancellableStream;
 
 /// Window of a channel towards the client, in bytes, as OpenSSH's.
@@ -128,6 +129,7 @@ async fn run(
     // Whatever way this function ends, russh's task ends with it.
     let stream_end = CancellationToken::new();
     let _end_with_us = stream_end.clone().drop_guard();
+    let peer_watch = PeerWatch::of(&stream);
     let stream = CancellableStream::new(stream, &stream_end);
     let handler = ClientHandler::new(connection.clone());
     let ssh = connection.server.ssh.clone();
@@ -147,6 +149,7 @@ async fn run(
 
     tokio::select! {
         ended = &mut running => log_end(ended, "by the client"),
+        () = peer_watch.broken() => info!("the connection broke"),
         () = idle(connection.server.limits.idle, || connection.idle_for()) => {
             let minutes = connection.server.limits.idle.unwrap_or_default().as_secs() / 60;
             info!("closing after {minutes} min without traffic");
@@ -157,6 +160,8 @@ async fn run(
         }
     }
     connection.end("the client went away");
+    // Nothing can be told any more; this also wakes who waits for the client's window.
+    stream_end.cancel();
     connection.sessions.close();
     connection.sessions.wait().await;
     if let Some(attachment) = connection.detach() {

@@ -112,6 +112,7 @@ fn image(error: &ImageError) -> Refusal {
         ImageError::EngineUnavailable(_) | ImageError::NoEmulator { .. } => UNAVAILABLE,
         ImageError::CommitFailed { .. }
         | ImageError::BaseChanged { .. }
+        | ImageError::SiblingFailed { .. }
         | ImageError::NameTaken { .. }
         | ImageError::TooManyContainers { .. } => TRY_AGAIN,
         _ => UNREACHABLE,

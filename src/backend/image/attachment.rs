@@ -388,16 +388,20 @@ impl Inner {
         let result = match (self.decision().await, is_interactive, end) {
             (Some(Decision::Save(target)), _, _) => {
                 container.come_to_rest().await;
-                self.shared
-                    .saves
-                    .save(container, &self.question(container), &target, console)
-                    .await
-                    .map(|()| Fate::Saved)
+                let question = self.question(container);
+                match self.shared.saves.save(container, &question, &target, console).await {
+                    Ok(()) => Ok(Fate::Saved),
+                    Err(error) if is_interactive && *end != SessionEnd::ClientGone => {
+                        console.say(&sentence(&error)).await;
+                        Ok(self.ask_until_settled(container, console).await)
+                    }
+                    Err(error) => Err(error),
+                }
             }
             (Some(Decision::Abandon), _, _) => Ok(Fate::Discarded),
             (None, _, SessionEnd::ClientGone) => Ok(Fate::Discarded),
             (None, true, _) => Ok(self.conclude_with_questions(container, console).await),
-            (None, false, _) => self.conclude_commands(container, console).await,
+            (None, false, _) => self.conclude_commands(container, end, console).await,
         };
         let fate = match &result {
             Ok(fate) => *fate,
@@ -431,6 +435,15 @@ impl Inner {
                 tracing::warn!(container = container.id, %error, "changes are not known");
             }
         }
+        self.ask_until_settled(container, console).await
+    }
+
+    /// Asks what is to become of the changes, until that has happened.
+    async fn ask_until_settled(
+        &self,
+        container: &Arc<Container>,
+        console: &mut dyn Console,
+    ) -> Fate {
         let question = self.question(container);
         loop {
             let decision = self.shared.saves.ask(&question, console).await;
@@ -448,6 +461,7 @@ impl Inner {
     async fn conclude_commands(
         &self,
         container: &Arc<Container>,
+        end: &SessionEnd,
         console: &mut dyn Console,
     ) -> Result<Fate, ImageError> {
         if !container.is_changed().await? {
@@ -458,6 +472,10 @@ impl Inner {
             None => true,
         };
         let image = &container.base.shown;
+        if failed && *end == SessionEnd::Exited(ExitStatus::Code(0)) {
+            // This one must not hear that all went well.
+            return Err(ImageError::SiblingFailed { image: image.clone() });
+        }
         if failed {
             console
                 .say(&format!(

@@ -235,18 +235,23 @@ impl Containers {
         })
     }
 
-    /// Removes what ended runs of this gateway left behind; returns how many containers.
+    /// Removes what ended runs of this gateway left behind; returns how many containers. One that
+    /// cannot be removed does not keep the others.
     pub(super) async fn reap(&self) -> Result<usize, ImageError> {
         let run = self.ownership.run().await?;
         let containers = self.engine.containers(LABEL_GATEWAY, &run.gateway).await?;
         let mut removed = 0;
+        let mut failed = None;
         for container in containers {
             let owner = container.labels.get(LABEL_RUN).map_or("", String::as_str);
             let is_ours = container.name.starts_with(&format!("{NAME_PREFIX}{owner}-"));
             if !is_ours || run.is_alive(owner) {
                 continue;
             }
-            self.engine.remove(&container.id).await?;
+            if let Err(error) = self.engine.remove(&container.id).await {
+                failed = Some(error);
+                continue;
+            }
             tracing::info!(
                 container = container.name,
                 image = container.labels.get(LABEL_IMAGE),
@@ -254,6 +259,9 @@ impl Containers {
                 "removed a container left by an earlier run"
             );
             removed += 1;
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
         }
         for other in run.all() {
             if !run.is_alive(&other) {

@@ -90,6 +90,14 @@ pub enum ImageError {
         /// Which.
         image: String,
     },
+    /// Sessions of one connection share a container, and one of them failed.
+    #[error(
+        "image {image} was not saved: another session of this connection failed, so the changes of all are discarded; use a connection of its own for each command"
+    )]
+    SiblingFailed {
+        /// Which.
+        image: String,
+    },
     /// The connection is closing.
     #[error("the connection is closing")]
     Closing,

@@ -16,11 +16,17 @@ pub(super) struct Arrivals {
     client: Arc<dyn ClientChannels>,
     agent: AtomicBool,
     x11: AtomicBool,
+    forwards: AtomicBool,
 }
 
 impl Arrivals {
     pub(super) fn new(client: Arc<dyn ClientChannels>) -> Self {
-        Self { client, agent: AtomicBool::new(false), x11: AtomicBool::new(false) }
+        Self {
+            client,
+            agent: AtomicBool::new(false),
+            x11: AtomicBool::new(false),
+            forwards: AtomicBool::new(false),
+        }
     }
 
     /// A session of the client's offered its agent.
@@ -33,13 +39,18 @@ impl Arrivals {
         self.x11.store(true, Ordering::Relaxed);
     }
 
+    /// The client asked the node to listen somewhere.
+    pub(super) fn allow_forwards(&self) {
+        self.forwards.store(true, Ordering::Relaxed);
+    }
+
     /// Passes a channel on, or refuses it when the client never asked for its kind: ssh(1) would
-    /// warn its user of a break-in attempt. Remote forwards are judged by the client.
+    /// warn its user of a break-in attempt. Which forward a connection belongs to is the client's to judge.
     pub(super) fn take(&self, arrival: Arrival, channel: Channel<Msg>, reply: ChannelOpenHandle) {
         let wanted = match arrival {
             Arrival::Agent => self.agent.load(Ordering::Relaxed),
             Arrival::X11 { .. } => self.x11.load(Ordering::Relaxed),
-            Arrival::Tcp { .. } | Arrival::Unix { .. } => true,
+            Arrival::Tcp { .. } | Arrival::Unix { .. } => self.forwards.load(Ordering::Relaxed),
         };
         if wanted {
             self.client.offer(arrival, Box::new(NodeChannel { channel, reply }));

@@ -33,6 +33,10 @@ pub(super) async fn connect(
     // The first tick is at once.
     ticks.tick().await;
     loop {
+        if !node.is_on_allowed_network() {
+            let address = node.address.ip();
+            return Err(BackendError::AddressRefused { name: node.name, address });
+        }
         let attempted = {
             let attempt = attempt(&node, login, inventory, accepted, client);
             tokio::pin!(attempt);
@@ -94,7 +98,6 @@ async fn attempt(
             may_be_booting: true,
         });
     }
-    super::check_address(node)?;
     Upstream::connect(node, login, accepted, client.clone()).await
 }
 

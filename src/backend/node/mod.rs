@@ -9,6 +9,7 @@ mod boot_wait;
 mod host_key;
 mod session;
 mod upstream;
+mod upstreams;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use russh::Channel;
 use russh::client::Msg;
-use tokio::sync::Mutex;
 use tracing::debug;
 
-use self::upstream::{ConnectError, Upstream};
+use self::upstream::Upstream;
+use self::upstreams::{Turn, Upstreams};
 use super::{
     Attachment, BackendError, BackendSession, ClientChannels, Console, Listen, NodeFailure,
     SessionEnd, SessionRequest, StreamError, StreamTarget,
@@ -55,7 +56,7 @@ impl NodeBackend {
             client,
             name,
             login,
-            upstreams: Mutex::new(Vec::new()),
+            upstreams: Upstreams::default(),
         })
     }
 }
@@ -77,8 +78,7 @@ struct NodeAttachment {
     client: Arc<dyn ClientChannels>,
     name: NodeName,
     login: Option<Login>,
-    /// Those of this client connection only: nothing of one user's may reach another.
-    upstreams: Mutex<Vec<Arc<Upstream>>>,
+    upstreams: Upstreams,
 }
 
 impl NodeAttachment {
@@ -107,15 +107,13 @@ impl NodeAttachment {
         node: &NodeRecord,
         console: &mut dyn Console,
     ) -> Result<(Arc<Upstream>, Channel<Msg>), BackendError> {
-        let bound = node.options.connect;
-        // Sessions that start together wait here for the one connection they will share.
-        let mut upstreams = self.upstreams.lock().await;
-        upstreams.retain(|upstream| !upstream.is_closed());
-        for upstream in upstreams.iter().rev() {
-            match upstream.open_session(bound).await {
-                Ok(channel) => return Ok((upstream.clone(), channel)),
-                Err(failure) => debug!(?failure, "opening another connection to the node"),
-            }
+        if let Some(opened) = self.open_on_live(node).await {
+            return Ok(opened);
+        }
+        let _turn = self.upstreams.turn(node, console).await?;
+        // Another session may have connected meanwhile.
+        if let Some(opened) = self.open_on_live(node).await {
+            return Ok(opened);
         }
         let upstream = boot_wait::connect(
             node.clone(),
@@ -126,27 +124,48 @@ impl NodeAttachment {
             console,
         )
         .await?;
-        let channel = upstream.open_session(bound).await.map_err(|failure| self.failed(failure))?;
-        let upstream = Arc::new(upstream);
-        upstreams.push(upstream.clone());
+        let upstream = self.upstreams.add(upstream);
+        let channel = upstream
+            .open_session(node.options.connect)
+            .await
+            .map_err(|failure| self.failed(failure))?;
         Ok((upstream, channel))
     }
 
-    /// A connection that is there already, or a new one. Does not wait for a node to boot, as
-    /// there is nobody to tell.
-    async fn upstream(&self, node: &NodeRecord) -> Result<Arc<Upstream>, BackendError> {
-        let mut upstreams = self.upstreams.lock().await;
-        upstreams.retain(|upstream| !upstream.is_closed());
-        if let Some(upstream) = upstreams.last() {
-            return Ok(upstream.clone());
+    async fn open_on_live(&self, node: &NodeRecord) -> Option<(Arc<Upstream>, Channel<Msg>)> {
+        for upstream in self.upstreams.live() {
+            match upstream.open_session(node.options.connect).await {
+                Ok(channel) => return Some((upstream, channel)),
+                Err(failure) => debug!(?failure, "opening another connection to the node"),
+            }
+        }
+        None
+    }
+
+    /// A connection that is there already.
+    fn live_upstream(&self) -> Option<Arc<Upstream>> {
+        self.upstreams.live().into_iter().next()
+    }
+
+    /// A new connection. Does not wait for a node to boot, as there is nobody to tell.
+    async fn connect_upstream(
+        &self,
+        node: &NodeRecord,
+        _turn: Turn<'_>,
+    ) -> Result<Arc<Upstream>, StreamError> {
+        // Whoever had the turn before may have connected.
+        if let Some(upstream) = self.live_upstream() {
+            return Ok(upstream);
         }
         let accepted = &self.backend.accepted_host_keys;
         let upstream = Upstream::connect(node, self.login_on(node), accepted, self.client.clone())
             .await
-            .map_err(|error| self.failed(error.failure))?;
-        let upstream = Arc::new(upstream);
-        upstreams.push(upstream.clone());
-        Ok(upstream)
+            .map_err(|error| StreamError::Failed(self.failed(error.failure).to_string()))?;
+        Ok(self.upstreams.add(upstream))
+    }
+
+    fn node_for_stream(&self) -> Result<NodeRecord, StreamError> {
+        self.look_up().map_err(|error| StreamError::Failed(error.to_string()))
     }
 
     fn login_on<'a>(&'a self, node: &'a NodeRecord) -> &'a Login {
@@ -191,24 +210,34 @@ impl Attachment for NodeAttachment {
     }
 
     async fn connect(&self, to: &StreamTarget) -> Result<BackendSession, StreamError> {
-        let unreachable = |error: BackendError| StreamError::Failed(error.to_string());
-        let node = self.look_up().map_err(unreachable)?;
-        let upstream = self.upstream(&node).await.map_err(unreachable)?;
+        let node = self.node_for_stream()?;
+        let upstream = match self.live_upstream() {
+            Some(upstream) => upstream,
+            None => self.connect_upstream(&node, self.upstreams.silent_turn().await).await?,
+        };
         let channel = upstream.open_stream(to, node.options.connect).await?;
         Ok(session::stream(channel))
     }
 
     async fn listen(&self, on: &Listen) -> Result<u32, StreamError> {
-        let unreachable = |error: BackendError| StreamError::Failed(error.to_string());
-        let node = self.look_up().map_err(unreachable)?;
-        let upstream = self.upstream(&node).await.map_err(unreachable)?;
+        let node = self.node_for_stream()?;
+        let upstream = match (self.live_upstream(), self.upstreams.try_turn()) {
+            (Some(upstream), _) => upstream,
+            (None, Some(turn)) => self.connect_upstream(&node, turn).await?,
+            // The whole client connection waits for this answer, and the session that connects
+            // may wait for a node to boot.
+            (None, None) => {
+                let name = &node.name;
+                return Err(StreamError::Failed(format!("node {name} is not connected yet")));
+            }
+        };
+        upstream.arrivals.allow_forwards();
         upstream.listen(on, node.options.connect).await
     }
 
     async fn stop_listening(&self, on: &Listen) -> Result<(), StreamError> {
-        let node = self.look_up().map_err(|error| StreamError::Failed(error.to_string()))?;
-        let upstreams = self.upstreams.lock().await.clone();
-        for upstream in upstreams {
+        let node = self.node_for_stream()?;
+        for upstream in self.upstreams.live() {
             if upstream.stop_listening(on, node.options.connect).await.is_ok() {
                 return Ok(());
             }
@@ -217,20 +246,8 @@ impl Attachment for NodeAttachment {
     }
 
     async fn close(&self) {
-        for upstream in self.upstreams.lock().await.drain(..) {
+        for upstream in self.upstreams.take() {
             upstream.disconnect().await;
         }
     }
-}
-
-/// Addresses may change while a node boots, so each attempt checks again.
-fn check_address(node: &NodeRecord) -> Result<(), ConnectError> {
-    if node.is_on_allowed_network() {
-        return Ok(());
-    }
-    let address = node.address.ip();
-    Err(ConnectError {
-        failure: NodeFailure::Unreachable(format!("{address} is outside the allowed networks")),
-        may_be_booting: false,
-    })
 }

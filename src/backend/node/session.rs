@@ -25,6 +25,24 @@ pub(super) async fn start(
     bound: Duration,
 ) -> Result<BackendSession, NodeFailure> {
     let (mut read, write) = channel.split();
+    match request_all(&mut read, &write, request, bound).await {
+        Ok(()) => Ok(ends(read, write)),
+        Err(failure) => {
+            // All was asked for at once, so the program may run all the same.
+            if write.close().await.is_err() {
+                debug!("the node went away before its channel was closed");
+            }
+            Err(failure)
+        }
+    }
+}
+
+async fn request_all(
+    read: &mut ChannelReadHalf,
+    write: &ChannelWriteHalf<Msg>,
+    request: &SessionRequest,
+    bound: Duration,
+) -> Result<(), NodeFailure> {
     // All requests go out at once; the answers come in the same order.
     let mut answers_due = Vec::new();
     let lost = |_| NodeFailure::ConnectionLost;
@@ -69,7 +87,7 @@ pub(super) async fn start(
         }
     }
     for what in answers_due {
-        match timeout(bound, answer(&mut read)).await {
+        match timeout(bound, answer(read)).await {
             Ok(Some(true)) => {}
             Ok(Some(false)) => return Err(NodeFailure::RequestRefused(what)),
             Ok(None) => return Err(NodeFailure::ConnectionLost),
@@ -80,7 +98,7 @@ pub(super) async fn start(
             }
         }
     }
-    Ok(ends(read, write))
+    Ok(())
 }
 
 /// The ends of a connection that was opened on the node.
