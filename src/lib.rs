@@ -19,6 +19,7 @@ pub mod backend;
 pub mod check;
 pub mod config;
 pub mod demo;
+mod error_chain;
 pub mod gateway;
 pub mod inventory;
 pub mod listener;

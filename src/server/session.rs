@@ -13,6 +13,7 @@ use super::console::ChannelConsole;
 use super::refusal::Refusal;
 use crate::auth::Restrictions;
 use crate::backend::{BackendError, Console, ExitStatus, Program, SessionEnd, SessionRequest};
+use crate::error_chain::chain;
 use crate::relay::{self, Counters};
 
 /// The most `env` requests kept; OpenSSH's sshd has the same bound.
@@ -178,18 +179,4 @@ async fn tell(console: &mut ChannelConsole<'_>, refusal: Refusal) -> Refusal {
         console.say(&format!("waltgate: {}", refusal.line)).await;
     }
     refusal
-}
-
-/// An error with all its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

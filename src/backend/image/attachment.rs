@@ -101,8 +101,8 @@ impl Attachment for ImageAttachment {
             _ = console.interrupted() => {
                 let inner = Arc::clone(&self.inner);
                 tokio::spawn(async move {
-                    if let Ok(Ok(_)) = starting.await {
-                        inner.give_up().await;
+                    if let Ok(Ok(started)) = starting.await {
+                        inner.give_up(started).await;
                     }
                 });
                 return Err(BackendError::Interrupted);
@@ -250,20 +250,17 @@ impl Inner {
         Ok(Started { session, mode, note })
     }
 
-    /// A session was made for a client that had gone away meanwhile.
-    async fn give_up(&self) {
-        let mut state = self.state.lock().await;
-        let Some(current) = &mut state.current else {
-            return;
-        };
-        current.active = current.active.saturating_sub(1);
-        if current.active == 0 {
-            let container = Arc::clone(&current.container);
-            state.current = None;
-            container.remove().await;
+    /// A session was made for a client that had gone away meanwhile: it ends as one does whose
+    /// client goes away.
+    async fn give_up(&self, started: Started) {
+        started.session.control.hang_up().await;
+        let ended = self.session_ended(|current| {
+            current.command_failed = true;
+            true
+        });
+        if let Some((container, true)) = ended.await {
+            self.concluded(&container, Fate::Discarded).await;
         }
-        drop(state);
-        self.changed.notify_waiters();
     }
 
     async fn finish(

@@ -23,6 +23,7 @@ mod naming;
 mod ownership;
 mod save;
 mod session;
+mod signals;
 mod slots;
 
 use std::path::PathBuf;

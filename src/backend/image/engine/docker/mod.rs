@@ -30,6 +30,7 @@ use super::{
     FileStat, ImageDetails, Process, ProcessState, ProcessStreams,
 };
 use crate::backend::WindowSize;
+use crate::error_chain::chain;
 
 /// Where WalT's own podman answers.
 const WALT_SOCKET: &str = "/run/walt/podman/podman.socket";
@@ -211,20 +212,6 @@ fn error_of(call: Call<'_>, error: Error, deadline: Duration) -> EngineError {
         }
         error => EngineError::Protocol { operation, object, reason: chain(&error) },
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[async_trait]
