@@ -25,12 +25,14 @@ use crate::inventory::walt_http::WaltInventory;
 use crate::inventory::{Freshness, Inventories, Inventory, InventoryError};
 use crate::listener;
 use crate::names::NodeName;
-use crate::relay::spool::SpoolLimits;
+use crate::relay::spool::{DiskBudget, SpoolLimits};
 use crate::server::Server;
 use crate::target::{NodesTarget, Target};
 
 /// What one direction of a channel may keep in memory before it goes to disk.
 const SPOOL_MEMORY: usize = 512 * 1024;
+/// So many channels may have filled their part of the disk at once, in the whole gateway.
+const SPOOLS_AT_ONCE: u64 = 16;
 /// Between attempts to remove what a killed gateway left, while the engine does not answer.
 const REAP_AGAIN: Duration = Duration::from_secs(30);
 /// How long the start waits for the WalT server's first answer before it goes on without.
@@ -150,8 +152,12 @@ impl Gateway {
             authenticator: parts.authenticator.clone(),
             lobby: config.server.lobby.clone(),
         };
-        let limits =
-            SpoolLimits { memory: SPOOL_MEMORY, disk: config.limits.spool_bytes, directory: spool };
+        let limits = SpoolLimits {
+            memory: SPOOL_MEMORY,
+            disk: config.limits.spool_bytes,
+            directory: spool,
+            budget: DiskBudget::new(config.limits.spool_bytes.saturating_mul(SPOOLS_AT_ONCE)),
+        };
         let server = Arc::new(Server::new(
             parts.authenticator.clone(),
             Arc::new(backend),

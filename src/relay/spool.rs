@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -27,12 +28,38 @@ pub struct SpoolLimits {
     pub disk: u64,
     /// Directory of the temporary file.
     pub directory: PathBuf,
+    /// What all queues together may keep on disk.
+    pub budget: Arc<DiskBudget>,
+}
+
+/// A bound on what several queues together keep on disk.
+#[derive(Debug)]
+pub struct DiskBudget {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl DiskBudget {
+    /// At most `limit` bytes.
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicU64::new(0) })
+    }
+
+    /// Whether `len` more bytes fit; they are counted then.
+    fn take(&self, len: u64) -> bool {
+        let fits = |used: u64| used.checked_add(len).filter(|used| *used <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    fn give_back(&self, len: u64) {
+        self.used.fetch_sub(len, Ordering::Relaxed);
+    }
 }
 
 impl SpoolLimits {
     /// Memory only: for sources that can be left unread without harm to others.
     pub fn memory_only(memory: usize) -> Self {
-        Self { memory, disk: 0, directory: PathBuf::new() }
+        Self { memory, disk: 0, directory: PathBuf::new(), budget: DiskBudget::new(0) }
     }
 }
 
@@ -166,6 +193,7 @@ impl<M> Producer<M> {
                             %error,
                             "cannot spool to disk, a slow receiver will hold up its connection"
                         );
+                        self.0.limits.budget.give_back(bytes.len() as u64);
                         self.0.lock().disk_failed = true;
                     }
                 },
@@ -184,7 +212,10 @@ impl<M> Producer<M> {
             && (state.memory == 0 || state.memory + len + OVERHEAD <= limits.memory)
         {
             Place::Memory
-        } else if !state.disk_failed && state.disk + len as u64 <= limits.disk {
+        } else if !state.disk_failed
+            && state.disk + len as u64 <= limits.disk
+            && limits.budget.take(len as u64)
+        {
             Place::Disk(state.tail)
         } else {
             Place::Nowhere
@@ -212,6 +243,10 @@ impl<M> Producer<M> {
 
     fn record(&self, file: Arc<File>, stream: Stream, start: u64, len: u64) {
         let mut state = self.0.lock();
+        if state.consumer_gone {
+            self.0.limits.budget.give_back(len);
+            return;
+        }
         state.file = Some(file);
         state.tail = start + len;
         state.disk += len;
@@ -277,7 +312,7 @@ impl<M> Consumer<M> {
         let mut state = self.0.lock();
         state.entries.retain(|entry| matches!(entry, Entry::Memory(Piece::Mark(_))));
         state.memory = 0;
-        state.disk = 0;
+        self.0.limits.budget.give_back(std::mem::take(&mut state.disk));
         state.tail = 0;
         drop(state);
         self.0.drained.notify_one();
@@ -326,6 +361,7 @@ impl<M> Consumer<M> {
     fn forget(&mut self, read: u64) {
         let mut state = self.0.lock();
         state.disk -= read;
+        self.0.limits.budget.give_back(read);
         if let Some(Entry::Disk { start, len, .. }) = state.entries.front_mut() {
             *start += read;
             *len -= read;
@@ -347,6 +383,7 @@ impl<M> Drop for Consumer<M> {
         state.consumer_gone = true;
         state.entries.clear();
         state.file = None;
+        self.0.limits.budget.give_back(std::mem::take(&mut state.disk));
         drop(state);
         self.0.drained.notify_one();
     }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::spool::Producer;
+use super::spool::{DiskBudget, Producer};
 use super::*;
 
 /// A program whose input takes nothing until released, and whose output is scripted.
@@ -119,7 +119,12 @@ struct Rig {
 }
 
 fn start(stdin: impl FnOnce(Arc<Program>) -> Box<dyn Stdin>, shared: bool) -> Rig {
-    let limits = SpoolLimits { memory: 1024, disk: 1024 * 1024, directory: std::env::temp_dir() };
+    let limits = SpoolLimits {
+        memory: 1024,
+        disk: 1024 * 1024,
+        directory: std::env::temp_dir(),
+        budget: DiskBudget::new(1024 * 1024),
+    };
     let program = Arc::new(Program::default());
     let client = Arc::new(FakeClient::default());
     let (input, mut consumer) = spool(limits.clone());

@@ -4,7 +4,8 @@ use super::*;
 
 fn limits(memory: usize, disk: u64) -> SpoolLimits {
     let memory = memory + OVERHEAD;
-    SpoolLimits { memory, disk, directory: std::env::temp_dir() }
+    let budget = DiskBudget::new(1024 * 1024);
+    SpoolLimits { memory, disk, directory: std::env::temp_dir(), budget }
 }
 
 fn piece(byte: u8, len: usize) -> Piece<()> {
@@ -123,4 +124,29 @@ async fn tiny_pieces_are_counted_with_what_they_cost() {
     assert!(futures_util::poll!(blocked.as_mut()).is_pending());
     consumer.pop().await.unwrap();
     blocked.await;
+}
+
+#[tokio::test]
+async fn queues_share_a_bound_on_the_disk_and_give_back_what_they_took() {
+    let mut limits = limits(1, 1000);
+    limits.budget = DiskBudget::new(1500);
+    let budget = limits.budget.clone();
+    let fill = async |producer: &Producer<()>, len| {
+        producer.push(piece(0, 1)).await;
+        producer.push(piece(1, len)).await;
+    };
+    let (first, mut first_end) = spool(limits.clone());
+    let (second, second_end) = spool(limits.clone());
+    fill(&first, 900).await;
+    let mut blocked = Box::pin(fill(&second, 900));
+    assert!(futures_util::poll!(blocked.as_mut()).is_pending());
+    drop(blocked);
+    second.push(piece(1, 500)).await;
+    assert_eq!(budget.used.load(Ordering::Relaxed), 1400);
+
+    first_end.pop().await.unwrap();
+    first_end.pop().await.unwrap();
+    assert_eq!(budget.used.load(Ordering::Relaxed), 500);
+    drop(second_end);
+    assert_eq!(budget.used.load(Ordering::Relaxed), 0);
 }
