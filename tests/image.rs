@@ -37,8 +37,9 @@ fn a_limited_image_runs_just_the_shell() {
     terminal.send("hostname; pwd; echo $TERM; stty size; cat /proc/1/comm\r");
     terminal.expect("\nimage-shell\r\n/root\r\nxterm\r\n24 80\r\nsh\r\n");
     terminal.resize(100, 30);
-    terminal.send("stty size\r");
-    terminal.expect("30 100");
+    // What is typed may arrive before the new size.
+    terminal.send("until [ \"$(stty size)\" = '30 100' ]; do sleep 0.1; done; echo re''sized\r");
+    terminal.expect("resized");
     leave(&mut terminal);
     // Nothing was changed, so there is nothing to ask.
     terminal.wait();
@@ -86,7 +87,8 @@ fn ctrl_c_interrupts_the_program_not_the_shell() {
 
     let mut terminal = gateway.login(&image.user());
     terminal.expect("# ");
-    terminal.send("echo asleep; sleep 1000\r");
+    // A program of its own: between two commands the shell itself may get the signal.
+    terminal.send("sh -c 'echo asleep; exec sleep 1000'\r");
     terminal.expect("\nasleep");
     terminal.send("\x03");
     terminal.expect("# ");
@@ -157,6 +159,18 @@ fn a_new_name_makes_a_new_image_and_a_taken_or_bad_one_is_asked_again() {
     assert!(!engine.docker(&["image", "inspect", &image.owned_by("guest")]).contains("motto"));
     expect_no_container(&image);
     engine.docker(&["image", "rm", &new]);
+}
+
+#[test]
+fn input_that_has_ended_answers_no_question_and_waits_for_none() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+    let typed = "touch /root/changed; exit 3\n";
+    let said = gateway.ssh(&image.user()).option(&["-tt"]).stdin(typed).run().expect_code(3);
+    assert!(said.text().contains("was not saved"), "{said:?}");
+    expect_no_container(&image);
 }
 
 #[test]

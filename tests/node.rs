@@ -136,7 +136,8 @@ fn ctrl_c_interrupts_the_program_not_the_session() {
     let (_testbed, _node, gateway) = one_node();
     let mut terminal = gateway.login("rpi1");
     terminal.expect("# ");
-    terminal.send("echo asleep; sleep 1000\r");
+    // A program of its own: between two commands the shell itself may get the signal.
+    terminal.send("sh -c 'echo asleep; exec sleep 1000'\r");
     terminal.expect("\nasleep");
     terminal.send("\x03");
     terminal.expect("# ");
@@ -520,8 +521,9 @@ fn a_dropbear_node_is_a_node_like_any_other() {
     terminal.expect(CAUTION);
     terminal.expect("root@nano:~# ");
     terminal.resize(100, 30);
-    terminal.send("stty size\r");
-    terminal.expect("30 100");
+    // What is typed may arrive before the new size.
+    terminal.send("until [ \"$(stty size)\" = '30 100' ]; do sleep 0.1; done; echo re''sized\r");
+    terminal.expect("resized");
     terminal.send("exit 4\r");
     assert_eq!(terminal.wait(), Some(4));
 

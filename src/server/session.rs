@@ -140,6 +140,10 @@ async fn attempt(
 
     keys.arm(true);
     let mut console = ChannelConsole::new(output, input, keys, columns);
+    if !matches!(end, SessionEnd::Exited(_)) && console.is_terminal() {
+        // Whatever the program left the cursor behind, what is said now starts on its own line.
+        console.say("").await;
+    }
     if let Err(error) = attachment.finish(request, &end, &mut console).await {
         return Err(fail(&mut console, connection, &error).await);
     }

@@ -87,7 +87,7 @@ impl Attachment for ImageAttachment {
     ) -> Result<BackendSession, BackendError> {
         if let Program::Subsystem(name) = &request.program {
             return Err(BackendError::Unsupported(format!(
-                "subsystem {name} is not supported for images in this version; try scp -O"
+                "subsystem {name} is not supported for images in this version; scp -O and rsync work if the image has them"
             )));
         }
         // A task of its own: a container that is half made when the client loses patience is
