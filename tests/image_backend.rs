@@ -56,7 +56,11 @@ async fn ctrl_c_interrupts_the_program_and_not_the_shell() {
     let attachment = bench.attach("pc");
     let mut console = FakeConsole::new(true, &[]);
     let mut session = attachment.start(&shell(), &mut console).await.unwrap();
-    session.stdin.write(Bytes::from_static(b"echo go''ing; sleep 1000\n")).await.unwrap();
+    session
+        .stdin
+        .write(Bytes::from_static(b"sh -c \"echo go'i'ng; exec sleep 1000\"\n"))
+        .await
+        .unwrap();
     read_until(&mut session, "going").await;
     session.stdin.write(Bytes::from_static(b"\x03")).await.unwrap();
     // ctrl-C also flushes what was typed behind it.
