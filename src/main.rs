@@ -177,18 +177,29 @@ async fn demo(port: u16) -> anyhow::Result<ExitCode> {
 fn hash_password() -> anyhow::Result<ExitCode> {
     let password = if io::stdin().is_terminal() {
         let first = ask_without_echo("Password: ")?;
+        // Also what ctrl-D leaves: there is nothing to repeat.
+        refuse_empty(&first)?;
         if ask_without_echo("The same again: ")? != first {
             bail!("the two passwords differ");
         }
         first
     } else {
-        read_line()?
+        let line = read_line()?;
+        if !read_line()?.is_empty() {
+            bail!("more than one line was given; a password is one line");
+        }
+        line
     };
+    refuse_empty(&password)?;
+    println!("{}", waltgate::auth::hash_password(&password)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn refuse_empty(password: &str) -> anyhow::Result<()> {
     if password.is_empty() {
         bail!("an empty password is not accepted");
     }
-    println!("{}", waltgate::auth::hash_password(&password)?);
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn ask_without_echo(prompt: &str) -> anyhow::Result<String> {

@@ -94,3 +94,10 @@ fn an_empty_password_is_not_hashed() {
     assert_ne!(said.code, Some(0));
     said.expect_stdout("").expect_stderr_with(&["empty"]);
 }
+
+#[test]
+fn a_password_of_two_lines_is_refused_rather_than_cut() {
+    let said = waltgate(&["hash-password"], b"secret\nsecret2\n");
+    assert_ne!(said.code, Some(0));
+    said.expect_stdout("").expect_stderr_with(&["one line"]);
+}
