@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::container::Containers;
+use super::containers::Containers;
 use super::engine::Engine;
 use super::error::ImageError;
 use super::ownership::state_error;

@@ -15,6 +15,7 @@ mod attachment;
 pub mod catalogue;
 mod changes;
 mod container;
+mod containers;
 mod emulation;
 pub mod engine;
 mod error;
@@ -34,7 +35,7 @@ use crate::config::{self, EngineKind, ImageDefaults};
 use crate::target::ImageName;
 
 use self::attachment::ImageAttachment;
-use self::container::Containers;
+use self::containers::Containers;
 use self::emulation::Emulation;
 use self::engine::docker::DockerEngine;
 use self::engine::{Engine, EngineInfo};

@@ -1,269 +1,24 @@
-//! A connection's container of an image, and the sessions that share it.
+//! Sessions end; with the last one it is decided what becomes of the container's changes.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use tokio::sync::{Mutex, Notify};
-
-use super::Shared;
-use super::container::{BaseImage, Container, Mode, NewContainer};
-use super::engine::Process;
-use super::error::ImageError;
-use super::naming::shown_to;
-use super::save::{Decision, Question, sentence};
-use super::session;
-use crate::backend::{
-    Attachment, BackendError, BackendSession, Caller, Console, ExitStatus, Program, SessionEnd,
-    SessionRequest,
-};
+use super::{Current, Inner};
+use crate::backend::image::container::Container;
+use crate::backend::image::error::ImageError;
+use crate::backend::image::save::{Decision, Question, sentence};
+use crate::backend::{Console, ExitStatus, SessionEnd, SessionRequest};
 use crate::config::OnCommandSuccess;
-use crate::target::ImageName;
 
-const NOTE_OS: &str = "Note: the OS was started in a virtual environment.";
-const NOTE_LIMITED: &str =
-    "Note: this is a limited virtual environment (with just the shell process).";
-
-pub(super) struct ImageAttachment {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    shared: Arc<Shared>,
-    caller: Caller,
-    image: ImageName,
-    state: Mutex<State>,
-    /// Tells of changes of the state.
-    changed: Notify,
-    /// One question at a time.
-    asking: Mutex<()>,
-}
-
-#[derive(Default)]
-struct State {
-    closed: bool,
-    current: Option<Current>,
-}
-
-/// The container, as its sessions see it.
-struct Current {
-    container: Arc<Container>,
-    /// Sessions that started and are not finished.
-    active: usize,
-    /// The last session ended and its changes are being dealt with.
-    concluding: bool,
-    /// A command failed, or its client went away.
-    command_failed: bool,
-    /// What an interactive session that ended decided for all.
-    decision: Option<Decision>,
-}
-
-struct Started {
-    session: BackendSession,
-    mode: Mode,
-    note: Option<String>,
-}
-
-impl ImageAttachment {
-    pub(super) fn new(shared: Arc<Shared>, caller: Caller, image: ImageName) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                shared,
-                caller,
-                image,
-                state: Mutex::default(),
-                changed: Notify::new(),
-                asking: Mutex::default(),
-            }),
-        }
-    }
-}
-
-#[async_trait]
-impl Attachment for ImageAttachment {
-    async fn start(
-        &self,
-        request: &SessionRequest,
-        console: &mut dyn Console,
-    ) -> Result<BackendSession, BackendError> {
-        if let Program::Subsystem(name) = &request.program {
-            return Err(BackendError::Unsupported(format!(
-                "subsystem {name} is not supported for images in this version; scp -O and rsync work if the image has them"
-            )));
-        }
-        // A task of its own: a container that is half made when the client loses patience is
-        // made and then removed, never forgotten.
-        let mut starting = {
-            let (inner, request) = (Arc::clone(&self.inner), request.clone());
-            tokio::spawn(async move { inner.start(&request).await })
-        };
-        let started = tokio::select! {
-            started = &mut starting => started,
-            _ = console.interrupted() => {
-                let inner = Arc::clone(&self.inner);
-                tokio::spawn(async move {
-                    if let Ok(Ok(started)) = starting.await {
-                        inner.give_up(started).await;
-                    }
-                });
-                return Err(BackendError::Interrupted);
-            }
-        };
-        let started = started.map_err(|_| ImageError::Closing)??;
-        if let Some(note) = &started.note {
-            console.say(note).await;
-        }
-        if request.is_interactive() {
-            console
-                .say(match started.mode {
-                    Mode::Os => NOTE_OS,
-                    Mode::ShellIsFirst | Mode::Kept => NOTE_LIMITED,
-                })
-                .await;
-            console.say("").await;
-        }
-        Ok(started.session)
-    }
-
-    async fn finish(
-        &self,
-        request: &SessionRequest,
-        end: &SessionEnd,
-        console: &mut dyn Console,
-    ) -> Result<(), BackendError> {
-        Ok(self.inner.finish(request, end, console).await?)
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
-    }
+/// What became of a container's changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Saved,
+    Discarded,
+    Unchanged,
 }
 
 impl Inner {
-    async fn start(self: &Arc<Self>, request: &SessionRequest) -> Result<Started, ImageError> {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let mut state = self.state.lock().await;
-            if state.closed {
-                return Err(ImageError::Closing);
-            }
-            let Some(current) = &mut state.current else {
-                return self.start_first(&mut state, request).await;
-            };
-            let has_ended = current.container.ending().is_some();
-            if current.active == 0 && (has_ended || request.is_interactive()) {
-                // Nobody uses it and nothing changed in it: a shell gets one that suits it.
-                let container = Arc::clone(&current.container);
-                state.current = None;
-                container.remove().await;
-                continue;
-            }
-            if current.concluding || has_ended {
-                // Its sessions are about to end; what they leave is what this one starts from.
-                drop(state);
-                changed.await;
-                continue;
-            }
-            let session = session::start_beside(&current.container, request).await?;
-            current.active += 1;
-            return Ok(Started { session, mode: current.container.mode, note: None });
-        }
-    }
-
-    async fn start_first(
-        self: &Arc<Self>,
-        state: &mut State,
-        request: &SessionRequest,
-    ) -> Result<Started, ImageError> {
-        let shared = &self.shared;
-        let account = self.caller.account();
-        let host = shared.engine.info().await?;
-        let available = shared.engine.image_references().await?;
-        let resolved = shared.names.resolve(&self.image, account, &available)?;
-        let image = shared.engine.image(&resolved.reference).await?;
-        let base = BaseImage {
-            id: image.id,
-            shown: shown_to(account, &resolved.fullname),
-            fullname: resolved.fullname,
-        };
-        let note = shared.emulation.note(&base.shown, &image.architecture, &host.architecture)?;
-        let inspection = shared.inspections.of(&base.id, &shared.containers).await?;
-        let shell =
-            inspection.shell.ok_or_else(|| ImageError::NoShell { image: base.shown.clone() })?;
-        let mode = match (request.is_interactive(), inspection.boots_an_os) {
-            (true, true) => Mode::Os,
-            (true, false) => Mode::ShellIsFirst,
-            (false, _) => Mode::Kept,
-        };
-        let is_first_process = mode == Mode::ShellIsFirst;
-        let (container, streams) = shared
-            .containers
-            .start(NewContainer {
-                caller: &self.caller,
-                base,
-                inspection,
-                mode,
-                shell,
-                argv: session::argv(request, shell),
-                env: if is_first_process { session::env(request) } else { Vec::new() },
-                defaults: &shared.defaults,
-            })
-            .await?;
-        let container = Arc::new(container);
-        let session = match streams {
-            Some(streams) => {
-                let process = Process::First(container.id.clone());
-                Ok(session::begin(&container, process, request, streams).await)
-            }
-            None => session::start_beside(&container, request).await,
-        };
-        let session = match session {
-            Ok(session) => session,
-            Err(error) => {
-                let error = if container.ending().is_some() {
-                    ImageError::ContainerDied {
-                        image: container.base.shown.clone(),
-                        reason: container.cause_of_death().await,
-                    }
-                } else {
-                    error.into()
-                };
-                container.remove().await;
-                return Err(error);
-            }
-        };
-        tracing::info!(
-            %account,
-            image = container.base.fullname,
-            container = container.id,
-            mode = ?container.mode,
-            "container started"
-        );
-        state.current = Some(Current {
-            container,
-            active: 1,
-            concluding: false,
-            command_failed: false,
-            decision: None,
-        });
-        Ok(Started { session, mode, note })
-    }
-
-    /// A session was made for a client that had gone away meanwhile: it ends as one does whose
-    /// client goes away.
-    async fn give_up(&self, started: Started) {
-        started.session.control.hang_up().await;
-        let ended = self.session_ended(|current| {
-            current.command_failed = true;
-            true
-        });
-        if let Some((container, true)) = ended.await {
-            self.concluded(&container, Fate::Discarded).await;
-        }
-    }
-
-    async fn finish(
+    pub(super) async fn finish(
         &self,
         request: &SessionRequest,
         end: &SessionEnd,
@@ -321,7 +76,7 @@ impl Inner {
     /// Notes the end of a session. `leaves` records what is to be known about it, and says
     /// whether it is counted out even when it is not the last one. Returns the container and
     /// whether this was the last session; the last one has the container to itself.
-    async fn session_ended(
+    pub(super) async fn session_ended(
         &self,
         leaves: impl FnOnce(&mut Current) -> bool + Send,
     ) -> Option<(Arc<Container>, bool)> {
@@ -498,7 +253,7 @@ impl Inner {
 
     /// The container's end, or the beginning of its wait for the next session. Changes that
     /// nobody saved end here, and nowhere else.
-    async fn concluded(&self, container: &Arc<Container>, fate: Fate) {
+    pub(super) async fn concluded(&self, container: &Arc<Container>, fate: Fate) {
         let is_kept = fate == Fate::Unchanged && container.ending().is_none();
         if fate == Fate::Discarded {
             tracing::info!(
@@ -524,25 +279,6 @@ impl Inner {
         self.changed.notify_waiters();
     }
 
-    async fn close(&self) {
-        let mut state = self.state.lock().await;
-        state.closed = true;
-        let current = state.current.take();
-        drop(state);
-        self.changed.notify_waiters();
-        if let Some(current) = current {
-            if current.active > 0 {
-                tracing::info!(
-                    account = %self.caller.account(),
-                    image = current.container.base.fullname,
-                    container = current.container.id,
-                    "container is removed with its connection"
-                );
-            }
-            current.container.remove().await;
-        }
-    }
-
     async fn decision(&self) -> Option<Decision> {
         let state = self.state.lock().await;
         state.current.as_ref()?.decision.clone()
@@ -551,14 +287,6 @@ impl Inner {
     fn question<'a>(&'a self, container: &'a Container) -> Question<'a> {
         Question { container, account: self.caller.account(), image: &self.image }
     }
-}
-
-/// What became of a container's changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Saved,
-    Discarded,
-    Unchanged,
 }
 
 fn not_saved(container: &Container) -> String {

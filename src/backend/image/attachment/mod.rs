@@ -1,0 +1,158 @@
+//! A connection's container of an image, and the sessions that share it.
+
+mod conclusion;
+mod start;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, Notify};
+
+use super::Shared;
+use super::container::{Container, Mode};
+use super::error::ImageError;
+use super::save::Decision;
+use crate::backend::{
+    Attachment, BackendError, BackendSession, Caller, Console, Program, SessionEnd, SessionRequest,
+};
+use crate::target::ImageName;
+
+const NOTE_OS: &str = "Note: the OS was started in a virtual environment.";
+const NOTE_LIMITED: &str =
+    "Note: this is a limited virtual environment (with just the shell process).";
+
+pub(super) struct ImageAttachment {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    caller: Caller,
+    image: ImageName,
+    state: Mutex<State>,
+    /// Tells of changes of the state.
+    changed: Notify,
+    /// One question at a time.
+    asking: Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    closed: bool,
+    current: Option<Current>,
+}
+
+/// The container, as its sessions see it.
+struct Current {
+    container: Arc<Container>,
+    /// Sessions that started and are not finished.
+    active: usize,
+    /// The last session ended and its changes are being dealt with.
+    concluding: bool,
+    /// A command failed, or its client went away.
+    command_failed: bool,
+    /// What an interactive session that ended decided for all.
+    decision: Option<Decision>,
+}
+
+struct Started {
+    session: BackendSession,
+    mode: Mode,
+    note: Option<String>,
+}
+
+impl ImageAttachment {
+    pub(super) fn new(shared: Arc<Shared>, caller: Caller, image: ImageName) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                shared,
+                caller,
+                image,
+                state: Mutex::default(),
+                changed: Notify::new(),
+                asking: Mutex::default(),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Attachment for ImageAttachment {
+    async fn start(
+        &self,
+        request: &SessionRequest,
+        console: &mut dyn Console,
+    ) -> Result<BackendSession, BackendError> {
+        if let Program::Subsystem(name) = &request.program {
+            return Err(BackendError::Unsupported(format!(
+                "subsystem {name} is not supported for images in this version; scp -O and rsync work if the image has them"
+            )));
+        }
+        // A task of its own: a container that is half made when the client loses patience is
+        // made and then removed, never forgotten.
+        let mut starting = {
+            let (inner, request) = (Arc::clone(&self.inner), request.clone());
+            tokio::spawn(async move { inner.start(&request).await })
+        };
+        let started = tokio::select! {
+            started = &mut starting => started,
+            _ = console.interrupted() => {
+                let inner = Arc::clone(&self.inner);
+                tokio::spawn(async move {
+                    if let Ok(Ok(started)) = starting.await {
+                        inner.give_up(started).await;
+                    }
+                });
+                return Err(BackendError::Interrupted);
+            }
+        };
+        let started = started.map_err(|_| ImageError::Closing)??;
+        if let Some(note) = &started.note {
+            console.say(note).await;
+        }
+        if request.is_interactive() {
+            console
+                .say(match started.mode {
+                    Mode::Os => NOTE_OS,
+                    Mode::ShellIsFirst | Mode::Kept => NOTE_LIMITED,
+                })
+                .await;
+            console.say("").await;
+        }
+        Ok(started.session)
+    }
+
+    async fn finish(
+        &self,
+        request: &SessionRequest,
+        end: &SessionEnd,
+        console: &mut dyn Console,
+    ) -> Result<(), BackendError> {
+        Ok(self.inner.finish(request, end, console).await?)
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+impl Inner {
+    async fn close(&self) {
+        let mut state = self.state.lock().await;
+        state.closed = true;
+        let current = state.current.take();
+        drop(state);
+        self.changed.notify_waiters();
+        if let Some(current) = current {
+            if current.active > 0 {
+                tracing::info!(
+                    account = %self.caller.account(),
+                    image = current.container.base.fullname,
+                    container = current.container.id,
+                    "container is removed with its connection"
+                );
+            }
+            current.container.remove().await;
+        }
+    }
+}
