@@ -1,6 +1,6 @@
 # Everything here works on a fresh Debian machine with Rust; docs/testing.md says more.
 
-.PHONY: build test lint demo fuzz
+.PHONY: build test lint demo bench fuzz
 
 build:
 	cargo build --release --locked
@@ -19,6 +19,14 @@ demo:
 	.ci/install-packages $$(cat src/demo/packages)
 	cargo build --release --locked
 	@exec target/release/waltgate demo --port $(PORT)
+
+# Ratios against OpenSSH; docs/performance.md. GROUPS: setup echo bulk files sessions connections;
+# EFFORT: --quick or --full.
+GROUPS ?=
+EFFORT ?=
+bench:
+	.ci/install-packages openssh-client openssh-server openssh-sftp-server
+	cargo bench --locked --bench gateway -- $(EFFORT) $(GROUPS)
 
 # Each fuzz target for FUZZ_SECONDS. Needs nightly Rust and cargo-fuzz.
 FUZZ_SECONDS ?= 60

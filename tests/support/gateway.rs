@@ -209,6 +209,11 @@ impl Gateway {
         self.ssh(user).on_terminal()
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// What it logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.text()

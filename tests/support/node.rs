@@ -50,6 +50,11 @@ impl Node {
         self.address
     }
 
+    /// The process that all of its own descend from; it must run.
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.as_ref().unwrap().0.pid()
+    }
+
     /// Its /persist, as seen from outside.
     pub(crate) fn persist(&self) -> PathBuf {
         self.directory.join("persist")
