@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::auth::host_keys::{self, HostKeyError};
 use crate::auth::{AuthSetupError, Authenticator};
@@ -33,8 +33,8 @@ use crate::target::{NodesTarget, Target};
 const SPOOL_MEMORY: usize = 512 * 1024;
 /// So many channels may have filled their part of the disk at once, in the whole gateway.
 const SPOOLS_AT_ONCE: u64 = 16;
-/// Between attempts to remove what a killed gateway left, while the engine does not answer.
-const REAP_AGAIN: Duration = Duration::from_secs(30);
+/// Between two looks at what sessions left in the engine: unsaved changes whose time is over.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How long the start waits for the WalT server's first answer before it goes on without.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
@@ -118,6 +118,7 @@ impl Parts {
             defaults: config.image_defaults.clone(),
             max_containers_per_account: config.limits.max_containers_per_account,
             state_dir: config.server.state_dir.clone(),
+            lobby: config.server.lobby.clone(),
             binfmt_misc: BINFMT_MISC.into(),
             names: catalogue.clone(),
             listener: catalogue,
@@ -184,19 +185,9 @@ impl Gateway {
         {
             warn!("starting without the WalT server's lists; they are asked for again and again");
         }
-        if !reap(&self.parts.images).await {
-            let images = self.parts.images.clone();
-            let again = async move {
-                loop {
-                    tokio::time::sleep(REAP_AGAIN).await;
-                    if reap(&images).await {
-                        return;
-                    }
-                }
-            };
-            let stop = self.stop_background.clone();
-            self.background.spawn(async move { stop.run_until_cancelled(again).await });
-        }
+        let images = self.parts.images.clone();
+        let stop = self.stop_background.clone();
+        self.background.spawn(async move { stop.run_until_cancelled(look_after(&images)).await });
         for address in self.addresses().unwrap_or_default() {
             info!("listening on {address}");
         }
@@ -208,19 +199,24 @@ impl Gateway {
     }
 }
 
-/// Removes what a killed gateway left in the engine; whether nothing is left to do.
-async fn reap(images: &ImageBackend) -> bool {
-    match images.reap().await {
-        Ok(count) => {
-            if count > 0 {
-                info!(count, "removed containers that a killed gateway left behind");
+/// Looks after what sessions and killed gateways left in the engine, for as long as it is polled.
+async fn look_after(images: &ImageBackend) {
+    let mut was_failing = false;
+    loop {
+        match images.reap().await {
+            Ok(removed) => {
+                if removed > 0 {
+                    info!(removed, "removed containers that were left behind");
+                }
+                was_failing = false;
             }
-            true
+            Err(error) if was_failing => debug!(%error, "containers are still not looked after"),
+            Err(error) => {
+                warn!(%error, "containers that were left behind cannot be looked after yet");
+                was_failing = true;
+            }
         }
-        Err(error) => {
-            warn!(%error, "containers that a killed gateway may have left are not removed yet");
-            false
-        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -255,7 +251,7 @@ impl Backends {
         let allows = move |name: &NodeName| {
             authenticator.allows(&identity, &Target::Nodes(NodesTarget::one(name.clone())))
         };
-        Lobby::new(caller, self.lobby.clone(), self.inventory.clone(), allows)
+        Lobby::new(caller, self.lobby.clone(), self.inventory.clone(), self.images.clone(), allows)
     }
 
     fn attach_node(

@@ -300,7 +300,7 @@ async fn ctrl_c_or_a_lost_client_saves_nothing() {
         let attachment = bench.attach("pc");
         let (_, console, finished) =
             run(&attachment, &shell(), "touch /root/file; exit\n", answers).await;
-        assert_eq!(finished, Ok(()));
+        assert_eq!(finished.is_err(), answers.is_empty(), "{finished:?}");
         assert!(console.text().ends_with("Image pc was not saved."), "{}", console.text());
         assert_eq!(bench.file("pc", "/root/file"), None);
         assert!(bench.containers().is_empty());
@@ -340,15 +340,17 @@ async fn somebody_elses_image_is_cloned_by_the_save() {
     assert_eq!(finished, Ok(()));
     let text = console.text();
     assert!(text.contains(&format!("{}/pc is not yours", owner.account)), "{text}");
-    assert!(text.ends_with("Image pc updated."), "{text}");
+    assert!(text.ends_with("New image pc saved."), "{text}");
     assert_eq!(bench.file("pc", "/root/file").as_deref(), Some("mine\n"));
     assert_eq!(owner.file("pc", "/root/file"), None);
 
     // Now that a copy exists, the original's name leads to it no more.
     let attachment = bench.attach_of(owner.account.as_str(), "pc");
     let (_, _, finished) = run(&attachment, &command("touch /root/x"), "", &[]).await;
-    assert_eq!(finished, Err("image pc exists already; choose another name".to_owned()));
+    let told = "image pc exists already: the changes are saved as pc-conflict-1 instead";
+    assert_eq!(finished, Err(told.to_owned()));
     assert_eq!(bench.file("pc", "/root/x"), None);
+    assert_eq!(bench.file("pc-conflict-1", "/root/x").as_deref(), Some(""));
 }
 
 #[tokio::test]
@@ -672,7 +674,7 @@ async fn an_image_for_another_cpu_needs_an_emulator_and_says_so() {
 }
 
 #[tokio::test]
-async fn only_containers_of_dead_runs_are_reaped() {
+async fn only_what_nobody_uses_is_reaped() {
     let (bench, other) = (Bench::new(), Bench::new());
     bench.image("pc", Kind::Limited);
     other.image("pc", Kind::Limited);
@@ -686,7 +688,7 @@ async fn only_containers_of_dead_runs_are_reaped() {
     assert_eq!(restarted.reap().await.unwrap(), 0, "the first run is alive");
     assert_eq!(bench.containers().len(), 1);
 
-    // What a killed run leaves: a container whose run nobody holds a lock for.
+    // What a killed run leaves: a container that nobody claims.
     let gateway = std::fs::read_to_string(bench.state.path().join("gateway-id")).unwrap();
     let leftover = docker(&[
         "create",

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
+use super::image::ImageBackend;
 use super::{
     Attachment, BackendError, BackendSession, Caller, Console, Control, ExitStatus, Gone, Output,
     OutputEvent, Program, SessionEnd, SessionRequest, Stdin, StreamError, StreamTarget, WindowSize,
@@ -20,18 +21,42 @@ pub struct Lobby {
     caller: Caller,
     name: NodeName,
     inventory: Arc<Inventories>,
+    images: Arc<ImageBackend>,
     allows: Box<dyn Fn(&NodeName) -> bool + Send + Sync>,
 }
 
 impl Lobby {
-    /// `name` is the lobby's configured name; `allows` says which nodes the caller may use.
+    /// `name` is the lobby's configured name; `images` knows of unsaved changes; `allows` says which nodes the caller may use.
     pub fn new(
         caller: Caller,
         name: NodeName,
         inventory: Arc<Inventories>,
+        images: Arc<ImageBackend>,
         allows: impl Fn(&NodeName) -> bool + Send + Sync + 'static,
     ) -> Self {
-        Self { caller, name, inventory, allows: Box::new(allows) }
+        Self { caller, name, inventory, images, allows: Box::new(allows) }
+    }
+
+    /// Runs a command and returns its output.
+    async fn command(&self, line: &str, console: &mut dyn Console) -> Result<String, BackendError> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let account = self.caller.account();
+        Ok(match words.as_slice() {
+            ["unsaved"] => self.images.list_unsaved(account).await?,
+            ["save", id, name] => {
+                self.images.save_unsaved(&self.caller, id, name, console).await?;
+                String::new()
+            }
+            ["discard", id] => self.images.discard_unsaved(account, id).await?,
+            _ => return Err(self.no_command()),
+        })
+    }
+
+    fn no_command(&self) -> BackendError {
+        BackendError::Unsupported(format!(
+            "\"{}\" is the gateway itself and has these commands only: unsaved, save ID NAME, discard ID; for others, name a node or an image",
+            self.name
+        ))
     }
 
     fn greeting(&self) -> String {
@@ -40,8 +65,10 @@ impl Lobby {
             "This is waltgate {}. You are {account}.\n\n\
              In place of \"{}\" in your ssh command, write\n  \
              NODE          for a shell on a node\n  \
-             image.NAME    for a shell in an image; what you change can be saved\n\n",
+             image.NAME    for a shell in an image; what you change can be saved\n\n\
+             \"ssh {}@... unsaved\" lists the changes of images that you have not saved yet.\n\n",
             env!("CARGO_PKG_VERSION"),
+            self.name,
             self.name,
         );
         let nodes = self.inventory.nodes();
@@ -74,15 +101,15 @@ impl Attachment for Lobby {
     async fn start(
         &self,
         request: &SessionRequest,
-        _console: &mut dyn Console,
+        console: &mut dyn Console,
     ) -> Result<BackendSession, BackendError> {
-        if request.program != Program::Shell {
-            return Err(BackendError::Unsupported(format!(
-                "\"{}\" is the gateway itself and runs no commands; name a node or an image",
-                self.name
-            )));
-        }
-        let mut text = self.greeting();
+        let mut text = match &request.program {
+            Program::Shell => self.greeting(),
+            Program::Exec(command) => {
+                self.command(&String::from_utf8_lossy(command), console).await?
+            }
+            Program::Subsystem(_) => return Err(self.no_command()),
+        };
         if request.pty.is_some() {
             text = text.replace('\n', "\r\n");
         }

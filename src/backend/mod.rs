@@ -6,6 +6,7 @@
 //!
 //! All types here are plain: nothing of russh or of a container engine crosses this boundary.
 
+mod age;
 mod console;
 mod error;
 pub mod image;
@@ -23,6 +24,7 @@ use crate::auth::Identity;
 use crate::names::AccountName;
 use crate::target::Target;
 
+pub(crate) use self::age::{ago, in_words, size};
 pub use self::console::{Answer, Console, Interrupt};
 pub use self::error::{BackendError, NodeFailure};
 pub use self::session::{

@@ -219,13 +219,6 @@ fn socket_path(value: &Value<'_>, base: &Path) -> Read<PathBuf> {
 pub(super) fn image_defaults(root: &mut Root<'_, '_>) -> ImageDefaults {
     let mut section = root.section_or_empty("image_defaults");
     let keep_hours = section.take("keep_unsaved_hours", integer(0..=8784));
-    if keep_hours.is_some_and(|hours| hours > 0) {
-        section.warn(
-            "keep_unsaved_hours",
-            "has no effect in this version: a container whose changes were not saved is removed \
-             with its connection",
-        );
-    }
     // The kernel's own limit on process numbers.
     let pids = section.take("pids", integer(0..=1 << 22)).unwrap_or(0);
     let on_success =

@@ -112,7 +112,10 @@ fn image(error: &ImageError) -> Refusal {
         ImageError::EngineUnavailable(_) | ImageError::NoEmulator { .. } => UNAVAILABLE,
         ImageError::CommitFailed { .. }
         | ImageError::BaseChanged { .. }
+        | ImageError::SavedAside { .. }
         | ImageError::SiblingFailed { .. }
+        | ImageError::SiblingLost { .. }
+        | ImageError::Undecided { .. }
         | ImageError::NameTaken { .. }
         | ImageError::TooManyContainers { .. } => TRY_AGAIN,
         _ => UNREACHABLE,

@@ -12,6 +12,7 @@ use super::connection::{Connection, Slot};
 use super::console::ChannelConsole;
 use super::refusal::Refusal;
 use crate::auth::Restrictions;
+use crate::backend::image::ImageError;
 use crate::backend::{BackendError, Console, ExitStatus, Program, SessionEnd, SessionRequest};
 use crate::error_chain::chain;
 use crate::relay::{self, Counters};
@@ -173,6 +174,11 @@ async fn fail(
     let mut refusal = Refusal::from(error);
     if let (BackendError::Interrupted, Some(reason)) = (error, connection.ending_reason()) {
         refusal = Refusal::ended(reason);
+    }
+    if let (BackendError::Image(ImageError::Undecided { .. }), Some(reason)) =
+        (error, connection.ending_reason())
+    {
+        refusal.line = format!("{reason}; {}", refusal.line);
     }
     tell(console, refusal).await
 }

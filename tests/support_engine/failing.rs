@@ -1,5 +1,6 @@
 //! Engines that fail: one that goes away, one whose disk is full.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,8 +11,9 @@ use tokio::task::JoinSet;
 use waltgate::backend::WindowSize;
 use waltgate::backend::image::engine::docker::DockerEngine;
 use waltgate::backend::image::engine::{
-    Change, ContainerSpec, ContainerSummary, Engine, EngineError, EngineInfo, ExecSpec, FileStat,
-    ImageDetails, Process, ProcessState, ProcessStreams,
+    Change, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError, EngineInfo,
+    ExecSpec, FileStat, HistoryEntry, ImageDetails, Process, ProcessState, ProcessStreams,
+    Publication,
 };
 
 use super::socket;
@@ -49,20 +51,40 @@ type Result<T> = std::result::Result<T, EngineError>;
 
 #[async_trait]
 impl Engine for FullDisk {
-    async fn commit(&self, container: &str, base: &str, reference: &str) -> Result<String> {
+    async fn commit(&self, container: &str) -> Result<String> {
         let fails = self
             .failures
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if fails.is_ok() {
             return Err(EngineError::Refused {
-                operation: "saving",
-                object: reference.to_owned(),
+                operation: "saving container",
+                object: container.to_owned(),
                 reason: "write /var/lib/docker/x: no space left on device".to_owned(),
             });
         }
-        self.engine.commit(container, base, reference).await
+        self.engine.commit(container).await
     }
-
+    async fn flatten(&self, image: &str, labels: &BTreeMap<String, String>) -> Result<String> {
+        self.engine.flatten(image, labels).await
+    }
+    async fn publish(&self, publication: &Publication) -> Result<String> {
+        self.engine.publish(publication).await
+    }
+    async fn history(&self, image: &str) -> Result<Vec<HistoryEntry>> {
+        self.engine.history(image).await
+    }
+    async fn unnamed_images(&self) -> Result<Vec<ImageDetails>> {
+        self.engine.unnamed_images().await
+    }
+    async fn remove_unnamed_image(&self, image: &str) -> Result<bool> {
+        self.engine.remove_unnamed_image(image).await
+    }
+    async fn details(&self, container: &str) -> Result<ContainerDetails> {
+        self.engine.details(container).await
+    }
+    async fn written_bytes(&self, container: &str) -> Result<u64> {
+        self.engine.written_bytes(container).await
+    }
     async fn info(&self) -> Result<EngineInfo> {
         self.engine.info().await
     }

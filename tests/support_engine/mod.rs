@@ -89,6 +89,10 @@ impl ImageListener for Listener {
     fn nodes_running(&self, _fullname: &str) -> Vec<String> {
         self.nodes.lock().unwrap().clone()
     }
+
+    fn is_in_use(&self, _fullname: &str) -> bool {
+        !self.nodes.lock().unwrap().is_empty()
+    }
 }
 
 /// The account's own image, else the one of the owner that was named.
@@ -287,6 +291,7 @@ pub(crate) fn parts(
         defaults: defaults.clone(),
         max_containers_per_account: 2,
         state_dir: state.to_owned(),
+        lobby: "walt".parse().unwrap(),
         binfmt_misc: PathBuf::from(BINFMT_MISC),
         names: Arc::new(Names),
         listener: Arc::clone(listener) as Arc<dyn ImageListener>,

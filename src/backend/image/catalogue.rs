@@ -67,4 +67,7 @@ impl ImageListener for Catalogue {
             .map(|node| node.name.to_string())
             .collect()
     }
+    fn is_in_use(&self, fullname: &str) -> bool {
+        self.inventory.images().iter().any(|image| image.in_use && image.fullname == fullname)
+    }
 }

@@ -11,7 +11,10 @@ use tokio::time::timeout;
 use super::changes;
 use super::engine::{Engine, EngineError, ExecSpec, ProcessState};
 use super::inspection::{Inspection, OS_SHUTDOWN};
+use super::naming::SaveTarget;
+use super::ownership::Claim;
 use super::slots::AccountSlot;
+use crate::names::AccountName;
 
 /// For an operating system to shut down by itself.
 const SHUTDOWN: Duration = Duration::from_secs(30);
@@ -22,6 +25,9 @@ const KILL: Duration = Duration::from_secs(10);
 /// How long a save that is under way is waited for before its container is removed anyway.
 const SAVE: Duration = Duration::from_secs(600);
 
+/// As many digits of an identifier as the engines' own tools show.
+const SHORT_ID: usize = 12;
+
 /// What process 1 is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -31,6 +37,22 @@ pub(super) enum Mode {
     Kept,
     /// The image's init.
     Os,
+}
+
+impl Mode {
+    /// What a label says of it.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::ShellIsFirst => "shell",
+            Self::Kept => "commands",
+            Self::Os => "os",
+        }
+    }
+
+    /// The one that a label tells of.
+    pub(super) fn labelled(label: &str) -> Option<Self> {
+        [Self::ShellIsFirst, Self::Kept, Self::Os].into_iter().find(|mode| mode.label() == label)
+    }
 }
 
 /// How a container came to its end.
@@ -52,24 +74,40 @@ pub(super) struct BaseImage {
     pub(super) shown: String,
 }
 
-/// A container of a session. [`Container::remove`] it; dropping it leaves it running.
+/// A container of a session. [`Container::remove`] it, or [`Container::leave`] it behind; dropping
+/// it leaves it running.
 pub(super) struct Container {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) id: String,
+    pub(super) name: String,
     pub(super) mode: Mode,
     pub(super) base: BaseImage,
+    /// Whose it is.
+    pub(super) account: AccountName,
+    /// Where a save goes that is given no other name.
+    pub(super) same: SaveTarget,
     pub(super) inspection: Arc<Inspection>,
     pub(super) shell: &'static str,
     pub(super) ended: watch::Receiver<Option<Ending>>,
     pub(super) tasks: Vec<AbortHandle>,
     /// The gateway itself sent a signal to process 1.
     pub(super) signalled: AtomicBool,
-    /// Held while it is saved or removed; the slot in it is gone once it is removed.
-    pub(super) slot: Arc<Mutex<Option<AccountSlot>>>,
+    /// Held while it is saved or removed; empty once it is removed or left behind.
+    pub(super) tenure: Arc<Mutex<Option<Tenure>>>,
+}
+
+/// What the user of a container has besides it.
+pub(super) struct Tenure {
+    /// That no other process takes it for left behind.
+    pub(super) claim: Claim,
+    /// Its place among the account's containers; one that only rests needs none.
+    pub(super) slot: Option<AccountSlot>,
 }
 
 /// Keeps a container from being removed.
-pub(super) struct Held(OwnedMutexGuard<Option<AccountSlot>>);
+pub(super) struct Held {
+    _tenure: OwnedMutexGuard<Option<Tenure>>,
+}
 
 impl Container {
     pub(super) fn engine(&self) -> &Arc<dyn Engine> {
@@ -204,36 +242,52 @@ impl Container {
         }
     }
 
-    /// Keeps it from being removed; `None` when that has happened already.
-    pub(super) async fn hold(&self) -> Option<Held> {
-        let slot = Arc::clone(&self.slot).lock_owned().await;
-        slot.is_some().then_some(Held(slot))
+    /// Its identifier as users see and type it.
+    pub(super) fn short_id(&self) -> &str {
+        self.id.get(..SHORT_ID).unwrap_or(&self.id)
     }
 
-    /// Makes an image of it.
-    pub(super) async fn commit(&self, reference: &str, held: Held) -> Result<String, EngineError> {
-        let committed = self.engine.commit(&self.id, &self.base.id, reference).await;
-        drop(held.0);
-        committed
+    /// Keeps it from being removed; `None` when that has happened already.
+    pub(super) async fn hold(&self) -> Option<Held> {
+        let tenure = Arc::clone(&self.tenure).lock_owned().await;
+        tenure.is_some().then_some(Held { _tenure: tenure })
+    }
+
+    /// Makes an image without a name of it.
+    pub(super) async fn commit(&self, _held: &Held) -> Result<String, EngineError> {
+        self.engine.commit(&self.id).await
     }
 
     /// Removes it, once a save that is under way is done. Idempotent.
     pub(super) async fn remove(&self) {
-        let Ok(mut slot) = timeout(SAVE, self.slot.lock()).await else {
+        let Some(Tenure { claim, slot }) = self.end_tenure().await else {
+            return;
+        };
+        match self.engine.remove(&self.id).await {
+            Ok(()) => claim.settle(),
+            // Its label gets it looked at again.
+            Err(error) => {
+                tracing::error!(container = self.id, %error, "container is left behind");
+            }
+        }
+        drop(slot);
+    }
+
+    /// Leaves it to be found again, stopped, with its files. Idempotent.
+    pub(super) async fn leave(&self) {
+        drop(self.end_tenure().await);
+    }
+
+    async fn end_tenure(&self) -> Option<Tenure> {
+        let Ok(mut tenure) = timeout(SAVE, self.tenure.lock()).await else {
             tracing::error!(container = self.id, "a save takes too long, container is left");
-            return;
+            return None;
         };
-        let Some(taken) = slot.take() else {
-            return;
-        };
+        let taken = tenure.take()?;
         self.signalled.store(true, Ordering::Relaxed);
         for task in &self.tasks {
             task.abort();
         }
-        if let Err(error) = self.engine.remove(&self.id).await {
-            // Its label gets it reaped at the next start.
-            tracing::error!(container = self.id, %error, "container is left behind");
-        }
-        drop(taken);
+        Some(taken)
     }
 }

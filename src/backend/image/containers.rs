@@ -1,6 +1,6 @@
 //! Makes containers, and finds those that were left behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,20 +8,30 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 
-use super::container::{BaseImage, Container, Ending, Mode};
-use super::engine::{ContainerSpec, Engine, EngineError, ProcessStreams};
+use super::container::{BaseImage, Container, Ending, Mode, Tenure};
+use super::engine::{
+    ContainerSpec, ContainerSummary, Engine, EngineError, ImageDetails, ProcessStreams,
+};
 use super::error::ImageError;
-use super::inspection::{Inspection, OS_START};
-use super::ownership::Ownership;
+use super::inspection::{self, Inspection, OS_START};
+use super::naming::{SaveTarget, shown_to};
+use super::ownership::{Claim, Ownership};
 use super::slots::AccountSlots;
 use crate::backend::Caller;
 use crate::config::ImageDefaults;
+use crate::names::AccountName;
 
 const LABEL_GATEWAY: &str = "waltgate.gateway";
 const LABEL_RUN: &str = "waltgate.run";
 const LABEL_ACCOUNT: &str = "waltgate.account";
 const LABEL_IMAGE: &str = "waltgate.image";
-const LABEL_SESSION: &str = "waltgate.session";
+const LABEL_SAVE_AS: &str = "waltgate.save-as";
+const LABEL_PEER: &str = "waltgate.peer";
+const LABEL_MODE: &str = "waltgate.mode";
+const LABEL_SHELL: &str = "waltgate.shell";
+const LABEL_DIRECTORY: &str = "waltgate.directory";
+/// The container's name, in case its files are found in an image.
+const LABEL_NAME: &str = "waltgate.container";
 /// Starts the name of every container. Labels of a container can come from its image as well,
 /// names cannot.
 const NAME_PREFIX: &str = "waltgate-";
@@ -33,6 +43,8 @@ const WAIT_FOR_EOF: &str = "while read -r line; do :; done";
 pub(super) struct NewContainer<'a> {
     pub(super) caller: &'a Caller,
     pub(super) base: BaseImage,
+    /// Where a save goes that is given no other name.
+    pub(super) same: SaveTarget,
     pub(super) inspection: Arc<Inspection>,
     pub(super) mode: Mode,
     pub(super) shell: &'static str,
@@ -60,15 +72,19 @@ impl Containers {
         &self.engine
     }
 
-    /// A container that will not be started.
-    pub(super) async fn create_for_inspection(&self, image_id: &str) -> Result<String, ImageError> {
+    /// A container that will not be started, in use as long as the claim is held.
+    pub(super) async fn create_for_inspection(
+        &self,
+        image_id: &str,
+    ) -> Result<(String, Claim), ImageError> {
+        let (spec, claim) = self.spec().await?;
         let spec = ContainerSpec {
             image_id: image_id.to_owned(),
             argv: vec!["/".to_owned()],
             working_dir: "/".to_owned(),
-            ..self.spec().await?
+            ..spec
         };
-        Ok(self.engine.create(&spec).await?)
+        Ok((self.engine.create(&spec).await?, claim))
     }
 
     /// Makes and starts a container. The streams are those of process 1 when it is the user's.
@@ -77,12 +93,21 @@ impl Containers {
         new: NewContainer<'_>,
     ) -> Result<(Container, Option<ProcessStreams>), ImageError> {
         let slot = self.slots.take(new.caller.account())?;
-        let mut spec = self.spec().await?;
-        spec.labels.extend([
-            (LABEL_ACCOUNT.to_owned(), new.caller.account().to_string()),
-            (LABEL_IMAGE.to_owned(), new.base.fullname.clone()),
-            (LABEL_SESSION.to_owned(), new.caller.connection.to_string()),
-        ]);
+        let (mut spec, claim) = self.spec().await?;
+        let peer = new.caller.peer.ip().to_string();
+        // Enough to go on with it after the gateway was killed.
+        spec.labels.extend(
+            [
+                (LABEL_ACCOUNT, new.caller.account().as_str()),
+                (LABEL_IMAGE, &new.base.fullname),
+                (LABEL_SAVE_AS, &new.same.shown),
+                (LABEL_PEER, &peer),
+                (LABEL_MODE, new.mode.label()),
+                (LABEL_SHELL, new.shell),
+                (LABEL_DIRECTORY, new.inspection.working_dir),
+            ]
+            .map(|(label, value)| (label.to_owned(), value.to_owned())),
+        );
         spec.image_id.clone_from(&new.base.id);
         spec.argv = match new.mode {
             Mode::ShellIsFirst => new.argv,
@@ -100,29 +125,171 @@ impl Containers {
         spec.read_only_binds = cpuinfo_bind(&new.inspection);
         spec.boots_an_os = new.mode == Mode::Os;
 
+        // One that is made although no answer came is found by its name and label, without a
+        // claim, and removed.
         let id = self.engine.create(&spec).await?;
         match self.run(&id, new.mode).await {
             Ok((streams, tasks, ended)) => Ok((
                 Container {
                     engine: Arc::clone(&self.engine),
                     id,
+                    name: spec.name,
                     mode: new.mode,
                     base: new.base,
+                    account: new.caller.account().clone(),
+                    same: new.same,
                     inspection: new.inspection,
                     shell: new.shell,
                     ended,
                     tasks,
                     signalled: AtomicBool::new(false),
-                    slot: Arc::new(Mutex::new(Some(slot))),
+                    tenure: Arc::new(Mutex::new(Some(Tenure { claim, slot: Some(slot) }))),
                 },
                 streams,
             )),
             Err(error) => {
-                if let Err(error) = self.engine.remove(&id).await {
-                    tracing::warn!(container = id, %error, "container is left behind");
+                match self.engine.remove(&id).await {
+                    Ok(()) => claim.settle(),
+                    Err(error) => {
+                        tracing::warn!(container = id, %error, "container is left behind");
+                    }
                 }
                 Err(error.into())
             }
+        }
+    }
+
+    /// Starts a container that was left behind, with its files as they are. It is left behind
+    /// again when that fails.
+    pub(super) async fn resume(
+        &self,
+        mut container: Container,
+    ) -> Result<(Container, Option<ProcessStreams>), ImageError> {
+        let slot = self.slots.take(&container.account)?;
+        let (streams, tasks, ended) = self.run(&container.id, container.mode).await?;
+        if let Some(tenure) = &mut *container.tenure.lock().await {
+            tenure.slot = Some(slot);
+        }
+        container.tasks = tasks;
+        container.ended = ended;
+        container.signalled = AtomicBool::new(false);
+        Ok((container, streams))
+    }
+
+    /// The containers of this gateway that nobody uses: one whose session broke, or that an
+    /// earlier run or an engine's fault left behind. Each is claimed as long as the returned value
+    /// lives. Some may run still.
+    pub(super) async fn left_behind(&self) -> Result<LeftBehind, ImageError> {
+        let run = self.ownership.run().await?;
+        let mut claims = HashMap::new();
+        // First the claims: what is created from now on is none of these.
+        for name in run.claimed()? {
+            if let Some(claim) = run.claim(&name)? {
+                claims.insert(name, claim);
+            }
+        }
+        let mut left = LeftBehind::default();
+        for found in self.engine.containers(LABEL_GATEWAY, &run.gateway).await? {
+            let owner = found.labels.get(LABEL_RUN).map_or("", String::as_str);
+            if !found.name.starts_with(&format!("{NAME_PREFIX}{owner}-")) {
+                continue;
+            }
+            let claim = match claims.remove(&found.name) {
+                Some(claim) => Some(claim),
+                None => run.claim(&found.name)?,
+            };
+            let Some(claim) = claim else { continue };
+            if !left.names.insert(found.name.clone()) {
+                continue;
+            }
+            let id = found.id.clone();
+            match self.adopted(found, claim) {
+                Ok(container) => left.of_sessions.push(container),
+                Err(claim) => left.others.push((id, claim)),
+            }
+        }
+        for claim in claims.into_values() {
+            claim.settle();
+        }
+        Ok(left)
+    }
+
+    fn adopted(&self, found: ContainerSummary, claim: Claim) -> Result<Container, Claim> {
+        let label = |name| found.labels.get(name).map_or("", String::as_str);
+        let parsed = (|| {
+            let account: AccountName = label(LABEL_ACCOUNT).parse().ok()?;
+            let same = SaveTarget::reparsed(&account, label(LABEL_SAVE_AS))?;
+            let mode = Mode::labelled(label(LABEL_MODE))?;
+            let shell = inspection::shell(label(LABEL_SHELL))?;
+            let working_dir = inspection::working_dir(label(LABEL_DIRECTORY))?;
+            Some((account, same, mode, shell, working_dir))
+        })();
+        let Some((account, same, mode, shell, working_dir)) = parsed else {
+            return Err(claim);
+        };
+        let fullname = label(LABEL_IMAGE).to_owned();
+        Ok(Container {
+            engine: Arc::clone(&self.engine),
+            base: BaseImage { id: found.image_id, shown: shown_to(&account, &fullname), fullname },
+            id: found.id,
+            name: found.name,
+            mode,
+            account,
+            same,
+            inspection: Arc::new(Inspection {
+                shell: Some(shell),
+                boots_an_os: mode == Mode::Os,
+                working_dir,
+                cpuinfo: None,
+            }),
+            shell,
+            ended: watch::channel(Some(Ending::Exited(0))).1,
+            tasks: Vec::new(),
+            signalled: AtomicBool::new(true),
+            tenure: Arc::new(Mutex::new(Some(Tenure { claim, slot: None }))),
+        })
+    }
+
+    /// Watches a container that was left behind and runs, so that it can be brought to rest.
+    pub(super) fn watch(&self, container: &mut Container) {
+        let (ending, ended) = watch::channel(None);
+        let watching = watch_for_the_end(Arc::clone(&self.engine), container.id.clone(), ending);
+        container.tasks = vec![tokio::spawn(watching).abort_handle()];
+        container.ended = ended;
+    }
+
+    /// Whether any container may have been left behind; asks the disk only.
+    pub(super) async fn may_have_left_some(&self) -> Result<bool, ImageError> {
+        self.ownership.run().await?.has_unclaimed()
+    }
+
+    /// This gateway's identifier.
+    pub(super) async fn gateway(&self) -> Result<String, ImageError> {
+        Ok(self.ownership.run().await?.gateway.clone())
+    }
+
+    /// The labels by which an image without a name is known to come from a container.
+    pub(super) async fn owner_labels(
+        &self,
+        container: &Container,
+    ) -> Result<BTreeMap<String, String>, ImageError> {
+        let gateway = self.gateway().await?;
+        Ok(BTreeMap::from([
+            (LABEL_GATEWAY.to_owned(), gateway),
+            (LABEL_NAME.to_owned(), container.name.clone()),
+        ]))
+    }
+
+    /// Whether an image without a name has the files of a container of this gateway that nobody
+    /// is saving: a save that did not come to its end. Returns the claim on the container.
+    pub(super) async fn abandoned_commit(
+        &self,
+        image: &ImageDetails,
+    ) -> Result<Option<Claim>, ImageError> {
+        let run = self.ownership.run().await?;
+        match (image.labels.get(LABEL_GATEWAY), image.labels.get(LABEL_NAME)) {
+            (Some(gateway), Some(container)) if *gateway == run.gateway => run.claim(container),
+            _ => Ok(None),
         }
     }
 
@@ -162,54 +329,35 @@ impl Containers {
         Ok((streams, tasks, ended))
     }
 
-    async fn spec(&self) -> Result<ContainerSpec, ImageError> {
+    async fn spec(&self) -> Result<(ContainerSpec, Claim), ImageError> {
         let run = self.ownership.run().await?;
         let number = self.made.fetch_add(1, Ordering::Relaxed);
-        Ok(ContainerSpec {
-            name: format!("{NAME_PREFIX}{}-{number}", run.id),
-            labels: BTreeMap::from([
-                (LABEL_GATEWAY.to_owned(), run.gateway.clone()),
-                (LABEL_RUN.to_owned(), run.id.clone()),
-            ]),
+        let name = format!("{NAME_PREFIX}{}-{number}", run.id);
+        let claim = run.claim(&name)?.ok_or(ImageError::Closing)?;
+        let labels = [
+            (LABEL_GATEWAY, run.gateway.as_str()),
+            (LABEL_RUN, run.id.as_str()),
+            (LABEL_NAME, name.as_str()),
+        ];
+        let spec = ContainerSpec {
+            labels: BTreeMap::from(
+                labels.map(|(label, value)| (label.to_owned(), value.to_owned())),
+            ),
+            name,
             ..ContainerSpec::default()
-        })
+        };
+        Ok((spec, claim))
     }
+}
 
-    /// Removes what ended runs of this gateway left behind; returns how many containers. One that
-    /// cannot be removed does not keep the others.
-    pub(super) async fn reap(&self) -> Result<usize, ImageError> {
-        let run = self.ownership.run().await?;
-        let containers = self.engine.containers(LABEL_GATEWAY, &run.gateway).await?;
-        let mut removed = 0;
-        let mut failed = None;
-        for container in containers {
-            let owner = container.labels.get(LABEL_RUN).map_or("", String::as_str);
-            let is_ours = container.name.starts_with(&format!("{NAME_PREFIX}{owner}-"));
-            if !is_ours || run.is_alive(owner) {
-                continue;
-            }
-            if let Err(error) = self.engine.remove(&container.id).await {
-                failed = Some(error);
-                continue;
-            }
-            tracing::info!(
-                container = container.name,
-                image = container.labels.get(LABEL_IMAGE),
-                account = container.labels.get(LABEL_ACCOUNT),
-                "removed a container left by an earlier run"
-            );
-            removed += 1;
-        }
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
-        for other in run.all() {
-            if !run.is_alive(&other) {
-                run.forget(&other);
-            }
-        }
-        Ok(removed)
-    }
+/// Containers that nobody uses.
+#[derive(Default)]
+pub(super) struct LeftBehind {
+    /// Those that sessions had.
+    pub(super) of_sessions: Vec<Container>,
+    /// Those of inspections, by identifier: nothing is in them.
+    pub(super) others: Vec<(String, Claim)>,
+    names: HashSet<String>,
 }
 
 async fn watch_for_the_end(

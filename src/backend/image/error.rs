@@ -84,17 +84,59 @@ pub enum ImageError {
     },
     /// Somebody saved another version of the image in the meantime.
     #[error(
-        "image {image} was changed by somebody else since this session began, so it is not overwritten; do the change again on the new version, or save it under another name in a shell"
+        "image {image} was changed by somebody else since this session began{saved}, so it is not overwritten; choose another name"
     )]
     BaseChanged {
         /// Which.
         image: String,
+        /// " (saved by bob from 192.0.2.7 3 min ago)", if that is known.
+        saved: String,
+    },
+    /// The same, or the name was taken, and nobody was there to choose another.
+    #[error("{conflict}: the changes are saved as {aside} instead")]
+    SavedAside {
+        /// Why the name could not be used.
+        conflict: String,
+        /// The name that was used.
+        aside: String,
+    },
+    /// Nobody answered what is to become of the changes.
+    #[error("image {image} was not saved: the session ended before the question was answered")]
+    Undecided {
+        /// Which.
+        image: String,
+    },
+    /// What the client decided beforehand cannot be done.
+    #[error("WALTGATE_SAVE_AS: {reason}; give the name of an image, or \"discard\"")]
+    BadSaveAs {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The name to save unsaved changes under cannot be one.
+    #[error("{reason}")]
+    BadSaveName {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There are no such unsaved changes of this account.
+    #[error("no unsaved changes have the ID {id}; \"unsaved\" lists those there are")]
+    UnknownUnsaved {
+        /// As asked for.
+        id: String,
     },
     /// Sessions of one connection share a container, and one of them failed.
     #[error(
         "image {image} was not saved: another session of this connection failed, so the changes of all are discarded; use a connection of its own for each command"
     )]
     SiblingFailed {
+        /// Which.
+        image: String,
+    },
+    /// Sessions of one connection share a container, and the client of one of them went away.
+    #[error(
+        "image {image} was not saved: another session of this connection broke; the changes of all are kept"
+    )]
+    SiblingLost {
         /// Which.
         image: String,
     },

@@ -20,6 +20,17 @@ const CPUINFO: &str = "/etc/cpuinfo";
 const CPUINFO_BYTES: usize = 1 << 20;
 const CPUINFO_DIRECTORY: &str = "cpuinfo";
 const HOME: &str = "/root";
+const ROOT: &str = "/";
+
+/// The shell at this path, if it is one of those that are looked for.
+pub(super) fn shell(path: &str) -> Option<&'static str> {
+    SHELLS.into_iter().find(|shell| *shell == path)
+}
+
+/// The working directory at this path, if it is one of those that are used.
+pub(super) fn working_dir(path: &str) -> Option<&'static str> {
+    [HOME, ROOT].into_iter().find(|directory| *directory == path)
+}
 
 /// What an image offers. Holds for one image identifier, for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,11 +65,14 @@ impl Inspections {
             return Ok(Arc::clone(known));
         }
         let engine = Arc::clone(containers.engine());
-        let container = containers.create_for_inspection(image_id).await?;
+        let (container, claim) = containers.create_for_inspection(image_id).await?;
         let inspected = self.inspect(&*engine, &container, image_id).await;
-        // Reaped at the next start if this fails.
-        if let Err(error) = engine.remove(&container).await {
-            tracing::warn!(container, %error, "container of an inspection is left behind");
+        match engine.remove(&container).await {
+            Ok(()) => claim.settle(),
+            // Found and removed later.
+            Err(error) => {
+                tracing::warn!(container, %error, "container of an inspection is left behind");
+            }
         }
         let inspected = Arc::new(inspected?);
         self.known().insert(image_id.to_owned(), Arc::clone(&inspected));
@@ -94,7 +108,7 @@ impl Inspections {
         Ok(Inspection {
             shell,
             boots_an_os,
-            working_dir: if has_home { HOME } else { "/" },
+            working_dir: if has_home { HOME } else { ROOT },
             cpuinfo,
         })
     }

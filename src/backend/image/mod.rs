@@ -8,6 +8,9 @@
 //! - An interactive shell that comes first is process 1 of its container, as with
 //!   `walt image shell`; when it ends, sessions that were started beside it end as well. In an
 //!   image that can start its operating system, process 1 is that system's init.
+//! Changes that nobody decided about, because a client or the gateway went away, stay where they
+//! are, in a container that is stopped and left behind; see [`unsaved`].
+//!
 //! - A command or transfer does not start the operating system: what a boot writes would
 //!   otherwise be saved with every command. Process 1 then is a shell that waits.
 
@@ -16,22 +19,29 @@ pub mod catalogue;
 mod changes;
 mod container;
 mod containers;
+mod dialogue;
 mod emulation;
 pub mod engine;
 mod error;
 mod inspection;
 mod naming;
 mod ownership;
+mod presence;
+mod provenance;
 mod save;
 mod session;
 mod signals;
 mod slots;
+mod unsaved;
+mod unsaved_commands;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::backend::{Attachment, Caller};
 use crate::config::{self, EngineKind, ImageDefaults};
+use crate::names::NodeName;
 use crate::target::ImageName;
 
 use self::attachment::ImageAttachment;
@@ -41,6 +51,7 @@ use self::engine::docker::DockerEngine;
 use self::engine::{Engine, EngineInfo};
 use self::inspection::Inspections;
 use self::ownership::Ownership;
+use self::presence::Presences;
 use self::save::Saves;
 use self::slots::AccountSlots;
 
@@ -58,6 +69,8 @@ pub struct ImageParts {
     pub max_containers_per_account: usize,
     /// `state_dir` of `[server]`.
     pub state_dir: PathBuf,
+    /// `lobby` of `[server]`.
+    pub lobby: NodeName,
     /// Where the kernel lists its emulators, [`BINFMT_MISC`] but in tests.
     pub binfmt_misc: PathBuf,
     /// Finds images.
@@ -78,8 +91,14 @@ struct Shared {
     names: Arc<dyn ImageNames>,
     emulation: Emulation,
     inspections: Inspections,
-    containers: Containers,
+    containers: Arc<Containers>,
     saves: Arc<Saves>,
+    presences: Presences,
+    lobby: NodeName,
+    /// Names of containers at rest that were seen to hold unsaved changes.
+    examined: Mutex<HashSet<String>>,
+    /// One at a time looks through what was left behind.
+    stock_taking: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl ImageBackend {
@@ -95,20 +114,28 @@ impl ImageBackend {
 
     /// The same over an engine that was made elsewhere; `parts.engine` is not looked at.
     pub fn with_engine(parts: ImageParts, engine: Arc<dyn Engine>) -> Self {
-        let containers = Containers::new(
+        let containers = Arc::new(Containers::new(
             Arc::clone(&engine),
             Ownership::new(parts.state_dir.clone()),
             AccountSlots::new(parts.max_containers_per_account),
-        );
+        ));
         Self {
             shared: Arc::new(Shared {
-                saves: Arc::new(Saves::new(Arc::clone(&engine), parts.listener)),
+                saves: Arc::new(Saves::new(
+                    Arc::clone(&engine),
+                    Arc::clone(&containers),
+                    parts.listener,
+                )),
                 engine,
                 defaults: parts.defaults,
                 names: parts.names,
                 emulation: Emulation::new(parts.binfmt_misc),
                 inspections: Inspections::new(parts.state_dir),
                 containers,
+                presences: Presences::default(),
+                lobby: parts.lobby,
+                examined: Mutex::default(),
+                stock_taking: Arc::default(),
             }),
         }
     }
@@ -118,11 +145,14 @@ impl ImageBackend {
         Arc::new(ImageAttachment::new(Arc::clone(&self.shared), caller, image))
     }
 
-    /// Removes the containers that earlier runs of this gateway left behind because they were
-    /// killed, and returns how many. Containers of other gateways, and of other living processes
-    /// of this one, are left alone.
+    /// Looks after what sessions, or earlier runs of this gateway that were killed, left behind:
+    /// unsaved changes are kept until their time is over, everything else is removed. Returns how
+    /// many containers were removed. Containers of other gateways are left alone, and those that
+    /// any process of this one uses.
     pub async fn reap(&self) -> Result<usize, ImageError> {
-        self.shared.containers.reap().await
+        let removed = self.shared.take_stock(None).await?.removed;
+        self.shared.saves.tidy().await?;
+        Ok(removed)
     }
 
     /// Whether an engine answers, and which.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::error::ImageError;
 use crate::inventory::image_resolution::ImageReference;
-use crate::names::{AccountName, ImageLabel, ImageTag};
+use crate::names::{AccountName, ImageLabel, ImageTag, NameError};
 use crate::target::ImageName;
 
 /// An image that was found.
@@ -34,6 +34,8 @@ pub trait ImageListener: Send + Sync {
     async fn images_changed(&self) -> Result<(), String>;
     /// The nodes that boot the image `OWNER/NAME:TAG`.
     fn nodes_running(&self, fullname: &str) -> Vec<String>;
+    /// Whether the WalT server says that a node boots the image, listed or not.
+    fn is_in_use(&self, fullname: &str) -> bool;
 }
 
 /// A reference without the registry parts that mean nothing, and with its tag.
@@ -66,19 +68,32 @@ impl SaveTarget {
 
     /// Parses what somebody typed as a new name: `NAME` or `NAME:TAG`. The error is for them.
     pub(super) fn typed(account: &AccountName, text: &str) -> Result<Self, String> {
-        let (name, tag) = match text.split_once(':') {
-            Some((name, tag)) => (name, Some(tag)),
-            None => (text, None),
-        };
-        let name: ImageLabel = name.parse().map_err(|error| format!("{error}."))?;
+        let (name, tag) = name_and_tag(text).map_err(|error| error.to_string())?;
         if name.is_reserved() {
-            return Err(format!("\"{name}\" is a reserved name."));
+            return Err(format!("\"{name}\" is a reserved name"));
         }
-        let tag: Option<ImageTag> = tag
-            .map(str::parse)
-            .transpose()
-            .map_err(|error: crate::names::NameError| format!("{error}."))?;
         Ok(Self::new(account, &name, tag.as_ref()))
+    }
+
+    /// Parses what [`SaveTarget::shown`] was.
+    pub(super) fn reparsed(account: &AccountName, shown: &str) -> Option<Self> {
+        let (name, tag) = name_and_tag(shown).ok()?;
+        Some(Self::new(account, &name, tag.as_ref()))
+    }
+
+    /// The names to use instead, in turn, when somebody else was first: `NAME-conflict-1` and on.
+    pub(super) fn aside(&self) -> impl Iterator<Item = Self> {
+        let (repository, tag) =
+            self.fullname.rsplit_once(':').unwrap_or((self.fullname.as_str(), ""));
+        let (name, shown_tag) = self.shown.split_once(':').unwrap_or((&self.shown, ""));
+        (1..).map(move |number: u64| Self {
+            fullname: format!("{repository}-conflict-{number}:{tag}"),
+            shown: if shown_tag.is_empty() {
+                format!("{name}-conflict-{number}")
+            } else {
+                format!("{name}-conflict-{number}:{shown_tag}")
+            },
+        })
     }
 
     /// The reference of this image in the engine, if it exists.
@@ -93,6 +108,13 @@ impl SaveTarget {
     /// mean different registries to different engines.
     pub(super) fn new_reference(&self) -> String {
         format!("docker.io/{}", self.fullname)
+    }
+}
+
+fn name_and_tag(text: &str) -> Result<(ImageLabel, Option<ImageTag>), NameError> {
+    match text.split_once(':') {
+        Some((name, tag)) => Ok((name.parse()?, Some(tag.parse()?))),
+        None => Ok((text.parse()?, None)),
     }
 }
 
@@ -130,6 +152,19 @@ mod tests {
         for bad in ["", "Pc", "a b", "bob/pc", "default", "pc:", "pc:a:b", "../x"] {
             assert!(typed(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_name_aside_keeps_its_tag() {
+        let alice: AccountName = "alice".parse().unwrap();
+        let aside = |text| {
+            let target = SaveTarget::typed(&alice, text).unwrap();
+            let aside = target.aside().nth(1).unwrap();
+            assert_eq!(SaveTarget::reparsed(&alice, &aside.shown).as_ref(), Some(&aside));
+            aside
+        };
+        assert_eq!(aside("pc").fullname, "alice/pc-conflict-2:latest");
+        assert_eq!(aside("pc:old").shown, "pc-conflict-2:old");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Whose containers are whose.
 //!
 //! Several gateways can use one engine, and one gateway can be restarted. A gateway is known by a
-//! random number in its state directory, a run of it by a file there that the process keeps
-//! locked: the kernel releases the lock however the process ends. A container whose run is not
-//! locked any more is left over.
+//! random number in its state directory. A container that is in use has a *claim*: a file there,
+//! named like the container, which the process that uses it keeps locked. The kernel releases the
+//! lock however the process ends; a container whose file is not locked was left behind. Claims are
+//! made before their containers, so that no moment of a crash leaves one that is taken for in use.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
@@ -15,7 +16,7 @@ use tokio::sync::OnceCell;
 use super::error::ImageError;
 
 const GATEWAY_FILE: &str = "gateway-id";
-const RUNS_DIRECTORY: &str = "runs";
+const CLAIMS_DIRECTORY: &str = "containers";
 /// The kernel's source of random identifiers, random(4).
 const RANDOM_UUID: &str = "/proc/sys/kernel/random/uuid";
 
@@ -26,7 +27,14 @@ pub(super) struct Run {
     pub(super) gateway: String,
     /// This run's identifier.
     pub(super) id: String,
-    runs: PathBuf,
+    claims: PathBuf,
+}
+
+/// The exclusive use of a container, among all processes of this gateway. Ends when dropped, or
+/// with the process.
+#[derive(Debug)]
+pub(super) struct Claim {
+    path: PathBuf,
     _lock: File,
 }
 
@@ -59,50 +67,60 @@ impl Ownership {
 
 impl Run {
     fn begin(state_dir: &Path) -> Result<Self, ImageError> {
-        let runs = state_dir.join(RUNS_DIRECTORY);
-        std::fs::create_dir_all(&runs).map_err(|error| state_error("creating", &runs, error))?;
+        let claims = state_dir.join(CLAIMS_DIRECTORY);
+        std::fs::create_dir_all(&claims)
+            .map_err(|error| state_error("creating", &claims, error))?;
         let gateway = gateway_id(&state_dir.join(GATEWAY_FILE))?;
-        let id = random_id()?;
-        let path = runs.join(&id);
-        let lock = File::create_new(&path)
-            .and_then(|file| file.lock().map(|()| file))
-            .map_err(|error| state_error("locking", &path, error))?;
-        Ok(Self { gateway, id, runs, _lock: lock })
+        Ok(Self { gateway, id: random_id()?, claims })
     }
 
-    /// Whether the process that `run` stands for is alive.
-    pub(super) fn is_alive(&self, run: &str) -> bool {
-        run == self.id
-            || self.file_of(run).is_some_and(|path| {
-                File::open(path)
-                    .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
-            })
-    }
-
-    /// Forgets a run that is not alive, when nothing of it is left.
-    pub(super) fn forget(&self, run: &str) {
-        if let Some(path) = self.file_of(run)
-            && let Err(error) = std::fs::remove_file(&path)
-            && error.kind() != io::ErrorKind::NotFound
+    /// Claims the container of this name, existing or not; `None` when it is in use.
+    pub(super) fn claim(&self, container: &str) -> Result<Option<Claim>, ImageError> {
+        // The name may be one that somebody else gave a container.
+        if container.is_empty()
+            || !container.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         {
-            tracing::warn!(path = %path.display(), %error, "file of an ended run is left behind");
+            return Ok(None);
+        }
+        let path = self.claims.join(container);
+        let failed = |error| state_error("locking", &path, error);
+        let file =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Claim { path, _lock: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
         }
     }
 
-    /// All runs that have a file.
-    pub(super) fn all(&self) -> Vec<String> {
-        std::fs::read_dir(&self.runs)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
+    /// The names of all containers that have or had a claim and were not seen to be gone.
+    pub(super) fn claimed(&self) -> Result<Vec<String>, ImageError> {
+        let failed = |error| state_error("reading", &self.claims, error);
+        std::fs::read_dir(&self.claims)
+            .map_err(failed)?
+            .map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned()))
             .collect()
     }
 
-    fn file_of(&self, run: &str) -> Option<PathBuf> {
-        // The name comes from a label that anyone can give a container.
-        let is_name = !run.is_empty() && run.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_name.then(|| self.runs.join(run))
+    /// Whether any container may have been left behind: a look at the disk only.
+    pub(super) fn has_unclaimed(&self) -> Result<bool, ImageError> {
+        for name in self.claimed()? {
+            if self.claim(&name)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Claim {
+    /// The container is gone, and with it what there was to claim.
+    pub(super) fn settle(self) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.path.display(), %error, "a container's file is left behind");
+        }
     }
 }
 
@@ -146,19 +164,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_alive_as_long_as_its_file_is_locked() {
+    fn a_container_is_claimed_once_at_a_time_and_remembered_until_it_is_gone() {
         let directory = tempfile::tempdir().unwrap();
         let first = Run::begin(directory.path()).unwrap();
         let second = Run::begin(directory.path()).unwrap();
         assert_eq!(first.gateway, second.gateway);
         assert_ne!(first.id, second.id);
-        assert!(second.is_alive(&first.id) && second.is_alive(&second.id));
-        let ended = first.id.clone();
-        drop(first);
-        assert!(!second.is_alive(&ended));
-        second.forget(&ended);
-        assert_eq!(second.all(), std::slice::from_ref(&second.id));
-        assert!(!second.is_alive(&ended));
-        assert!(!second.is_alive("../gateway-id") && !second.is_alive(""));
+        let claim = first.claim("waltgate-1").unwrap().unwrap();
+        assert!(first.claim("waltgate-1").unwrap().is_none());
+        assert!(second.claim("waltgate-1").unwrap().is_none());
+        assert!(!second.has_unclaimed().unwrap());
+        drop(claim);
+        assert!(second.has_unclaimed().unwrap());
+        assert_eq!(second.claimed().unwrap(), ["waltgate-1"]);
+        second.claim("waltgate-1").unwrap().unwrap().settle();
+        assert!(first.claimed().unwrap().is_empty());
+        assert!(first.claim("../gateway-id").unwrap().is_none());
     }
 }

@@ -4,10 +4,15 @@ use std::sync::Arc;
 
 use super::{Current, Inner};
 use crate::backend::image::container::Container;
+use crate::backend::image::dialogue::{Decision, sentence};
 use crate::backend::image::error::ImageError;
-use crate::backend::image::save::{Decision, Question, sentence};
-use crate::backend::{Console, ExitStatus, SessionEnd, SessionRequest};
+use crate::backend::image::naming::SaveTarget;
+use crate::backend::image::save::Question;
+use crate::backend::{Console, ExitStatus, SessionEnd, SessionRequest, in_words};
 use crate::config::OnCommandSuccess;
+
+/// How often another name is tried when somebody else is faster with that one, too.
+const ATTEMPTS_ASIDE: usize = 5;
 
 /// What became of a container's changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +20,8 @@ pub(super) enum Fate {
     Saved,
     Discarded,
     Unchanged,
+    /// Nobody decided: they wait for their user.
+    Kept,
 }
 
 impl Inner {
@@ -25,11 +32,21 @@ impl Inner {
         console: &mut dyn Console,
     ) -> Result<(), ImageError> {
         let is_interactive = request.is_interactive();
-        let succeeded = *end == SessionEnd::Exited(ExitStatus::Code(0));
         let asks = is_interactive && *end != SessionEnd::ClientGone;
+        let succeeded = *end == SessionEnd::Exited(ExitStatus::Code(0));
+        // What is wrong with it was said before the session began.
+        let beforehand = Decision::beforehand(self.caller.account(), request).unwrap_or_default();
         let Some((container, is_last)) = self
             .session_ended(|current| {
-                current.command_failed |= !is_interactive && !succeeded;
+                match end {
+                    SessionEnd::Exited(_) => {
+                        current.command_failed |= !is_interactive && !succeeded
+                    }
+                    SessionEnd::BackendLost | SessionEnd::ClientGone => current.client_lost = true,
+                }
+                if asks || succeeded {
+                    current.decision = current.decision.take().or(beforehand);
+                }
                 // Whoever asks goes on being counted until there is an answer.
                 !asks
             })
@@ -42,8 +59,8 @@ impl Inner {
             let image = container.base.shown.clone();
             if !asks || !container.is_changed().await.unwrap_or(false) {
                 let is_last = is_last || (asks && self.counted_out().await.is_some());
-                if is_last {
-                    self.concluded(&container, Fate::Discarded).await;
+                if is_last && self.conclude_unattended(&container).await == Fate::Kept {
+                    console.say(&self.kept(&container)).await;
                 }
                 return Err(ImageError::ContainerDied { image, reason: cause });
             }
@@ -112,7 +129,8 @@ impl Inner {
                 return;
             }
         }
-        let decision = self.shared.saves.ask(&self.question(container), console).await;
+        self.tell_of_others(container, console).await;
+        let decision = self.shared.saves.ask(self.question(container), console).await;
         match &decision {
             Decision::Save(target) => {
                 console
@@ -123,6 +141,7 @@ impl Inner {
                     .await;
             }
             Decision::Abandon => console.say(&not_saved(container)).await,
+            Decision::Keep => {}
         }
         if let Some(current) = &mut self.state.lock().await.current {
             current.decision = Some(decision);
@@ -139,35 +158,121 @@ impl Inner {
     ) -> Result<(), ImageError> {
         let result = match (self.decision().await, is_interactive, end) {
             (Some(Decision::Save(target)), _, _) => {
-                container.come_to_rest().await;
-                let question = self.question(container);
-                match self.shared.saves.save(container, &question, &target, console).await {
-                    Ok(()) => Ok(Fate::Saved),
-                    Err(error) if is_interactive && *end != SessionEnd::ClientGone => {
-                        console.say(&sentence(&error)).await;
-                        Ok(self.ask_until_settled(container, console).await)
-                    }
-                    Err(error) => Err(error),
-                }
+                let answers = is_interactive && *end != SessionEnd::ClientGone;
+                self.save_as_decided(container, &target, answers, console).await
             }
             (Some(Decision::Abandon), _, _) => Ok(Fate::Discarded),
-            (None, _, SessionEnd::ClientGone) => Ok(Fate::Discarded),
-            (None, true, _) => Ok(self.conclude_with_questions(container, console).await),
+            (Some(Decision::Keep), _, _) => Ok(Fate::Kept),
+            (None, _, SessionEnd::ClientGone) => Ok(self.fate_unattended(container).await),
+            (None, true, _) => self.conclude_with_questions(container, console).await,
             (None, false, _) => self.conclude_commands(container, end, console).await,
         };
         let fate = match &result {
             Ok(fate) => *fate,
-            Err(_) => Fate::Discarded,
+            Err(ImageError::SavedAside { .. }) => Fate::Saved,
+            Err(ImageError::SiblingFailed { .. }) => Fate::Discarded,
+            Err(_) => Fate::Kept,
         };
+        if fate == Fate::Kept {
+            console.say(&self.kept(container)).await;
+        }
         self.concluded(container, fate).await;
         result.map(drop)
+    }
+
+    /// The last session ended, and there is nobody to ask.
+    pub(super) async fn conclude_unattended(&self, container: &Arc<Container>) -> Fate {
+        let fate = self.fate_unattended(container).await;
+        self.concluded(container, fate).await;
+        fate
+    }
+
+    async fn fate_unattended(&self, container: &Arc<Container>) -> Fate {
+        container.come_to_rest().await;
+        match container.is_changed().await {
+            Ok(false) => Fate::Unchanged,
+            Err(error) if error.is_not_found() => Fate::Unchanged,
+            Ok(true) => Fate::Kept,
+            Err(error) => {
+                tracing::warn!(container = container.id, %error, "changes are not known");
+                Fate::Kept
+            }
+        }
+    }
+
+    /// Saves under a name that was decided on before; `answers`: there is somebody to ask when
+    /// that is not possible.
+    async fn save_as_decided(
+        &self,
+        container: &Arc<Container>,
+        target: &SaveTarget,
+        answers: bool,
+        console: &mut dyn Console,
+    ) -> Result<Fate, ImageError> {
+        container.come_to_rest().await;
+        if *target == container.same && !container.is_changed().await? {
+            return Ok(Fate::Unchanged);
+        }
+        if !answers {
+            return self.save_or_set_aside(container, target, console).await;
+        }
+        match self.shared.saves.save(self.question(container), target, console).await {
+            Ok(()) => Ok(Fate::Saved),
+            Err(error) => {
+                console.say(&sentence(&error)).await;
+                self.ask_until_settled(container, console).await
+            }
+        }
+    }
+
+    /// Saves; when somebody else was faster with the name, under another one, and says so by
+    /// failing.
+    async fn save_or_set_aside(
+        &self,
+        container: &Arc<Container>,
+        target: &SaveTarget,
+        console: &mut dyn Console,
+    ) -> Result<Fate, ImageError> {
+        let saves = &self.shared.saves;
+        let question = self.question(container);
+        let conflict = match saves.save(question, target, console).await {
+            Ok(()) => return Ok(Fate::Saved),
+            Err(ImageError::NameTaken { image }) => format!("image {image} exists already"),
+            Err(ImageError::BaseChanged { image, saved }) => {
+                format!(
+                    "image {image} was changed by somebody else since this session began{saved}"
+                )
+            }
+            Err(error) => return Err(error),
+        };
+        for _ in 0..ATTEMPTS_ASIDE {
+            let aside = saves.aside(target).await?;
+            match saves.save(question, &aside, console).await {
+                Ok(()) => return Err(ImageError::SavedAside { conflict, aside: aside.shown }),
+                // Somebody was faster again.
+                Err(ImageError::NameTaken { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ImageError::NameTaken { image: target.shown.clone() })
+    }
+
+    /// Those who may save the same image before.
+    async fn tell_of_others(&self, container: &Container, console: &mut dyn Console) {
+        let others = match &self.state.lock().await.current {
+            Some(current) => current.presence.others(&container.base.shown),
+            None => Vec::new(),
+        };
+        for line in others {
+            console.say(&line).await;
+        }
     }
 
     async fn conclude_with_questions(
         &self,
         container: &Arc<Container>,
         console: &mut dyn Console,
-    ) -> Fate {
+    ) -> Result<Fate, ImageError> {
         if let Some(warning) = container.come_to_rest().await {
             console.say(&warning).await;
         }
@@ -180,7 +285,7 @@ impl Inner {
                         container.base.shown
                     ))
                     .await;
-                return Fate::Unchanged;
+                return Ok(Fate::Unchanged);
             }
             Err(error) => {
                 // Whether there is anything to save is not known: better to ask.
@@ -195,16 +300,23 @@ impl Inner {
         &self,
         container: &Arc<Container>,
         console: &mut dyn Console,
-    ) -> Fate {
+    ) -> Result<Fate, ImageError> {
+        self.tell_of_others(container, console).await;
         let question = self.question(container);
         loop {
-            let decision = self.shared.saves.ask(&question, console).await;
-            let Decision::Save(target) = decision else {
-                console.say(&not_saved(container)).await;
-                return Fate::Discarded;
+            let target = match self.shared.saves.ask(question, console).await {
+                Decision::Save(target) => target,
+                Decision::Abandon => {
+                    console.say(&not_saved(container)).await;
+                    return Ok(Fate::Discarded);
+                }
+                Decision::Keep => {
+                    let image = container.base.shown.clone();
+                    return Err(ImageError::Undecided { image });
+                }
             };
-            match self.shared.saves.save(container, &question, &target, console).await {
-                Ok(()) => return Fate::Saved,
+            match self.shared.saves.save(question, &target, console).await {
+                Ok(()) => return Ok(Fate::Saved),
                 Err(error) => console.say(&sentence(&error)).await,
             }
         }
@@ -219,13 +331,21 @@ impl Inner {
         if !container.is_changed().await? {
             return Ok(Fate::Unchanged);
         }
-        let failed = match &self.state.lock().await.current {
-            Some(current) => current.command_failed,
-            None => true,
+        let (failed, lost) = match &self.state.lock().await.current {
+            Some(current) => (current.command_failed, current.client_lost),
+            None => (false, true),
         };
         let image = &container.base.shown;
+        if lost {
+            return match end {
+                // This one must not hear that all went well.
+                SessionEnd::Exited(ExitStatus::Code(0)) => {
+                    Err(ImageError::SiblingLost { image: image.clone() })
+                }
+                _ => Ok(Fate::Kept),
+            };
+        }
         if failed && *end == SessionEnd::Exited(ExitStatus::Code(0)) {
-            // This one must not hear that all went well.
             return Err(ImageError::SiblingFailed { image: image.clone() });
         }
         if failed {
@@ -245,16 +365,13 @@ impl Inner {
             return Ok(Fate::Discarded);
         }
         container.come_to_rest().await;
-        let question = self.question(container);
-        let target = question.same_name();
-        self.shared.saves.save(container, &question, &target, console).await?;
-        Ok(Fate::Saved)
+        self.save_or_set_aside(container, &container.same, console).await
     }
 
     /// The container's end, or the beginning of its wait for the next session. Changes that
     /// nobody saved end here, and nowhere else.
     pub(super) async fn concluded(&self, container: &Arc<Container>, fate: Fate) {
-        let is_kept = fate == Fate::Unchanged && container.ending().is_none();
+        let goes_on = fate == Fate::Unchanged && container.ending().is_none();
         if fate == Fate::Discarded {
             tracing::info!(
                 account = %self.caller.account(),
@@ -263,15 +380,23 @@ impl Inner {
                 "container is thrown away without saving"
             );
         }
-        if !is_kept {
-            container.remove().await;
+        match fate {
+            _ if goes_on => {}
+            Fate::Kept => self.shared.keep(container).await,
+            Fate::Saved => {
+                container.remove().await;
+                self.shared.saves.remove_superseded(&container.base.id).await;
+            }
+            Fate::Discarded | Fate::Unchanged => container.remove().await,
         }
         let mut state = self.state.lock().await;
         match &mut state.current {
-            Some(current) if is_kept => {
+            Some(current) if goes_on => {
                 current.active = 0;
                 current.concluding = false;
                 current.command_failed = false;
+                current.client_lost = false;
+                current.decision = None;
             }
             current => *current = None,
         }
@@ -284,8 +409,23 @@ impl Inner {
         state.current.as_ref()?.decision.clone()
     }
 
-    fn question<'a>(&'a self, container: &'a Container) -> Question<'a> {
-        Question { container, account: self.caller.account(), image: &self.image }
+    fn question<'a>(&'a self, container: &'a Arc<Container>) -> Question<'a> {
+        Question { container, caller: &self.caller }
+    }
+
+    /// Where changes that nobody decided about are.
+    fn kept(&self, container: &Container) -> String {
+        let keep = self.shared.defaults.keep_unsaved;
+        if keep.is_zero() {
+            return not_saved(container);
+        }
+        let (id, lobby) = (container.short_id(), &self.shared.lobby);
+        format!(
+            "Image {} was not saved. The changes are kept for {}: log in to image.{} again, or use \"ssh {lobby}@... save {id} NAME\".",
+            container.base.shown,
+            in_words(keep),
+            self.image,
+        )
     }
 }
 

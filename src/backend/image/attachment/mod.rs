@@ -1,6 +1,7 @@
 //! A connection's container of an image, and the sessions that share it.
 
 mod conclusion;
+mod offer;
 mod start;
 
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use tokio::sync::{Mutex, Notify};
 
 use super::Shared;
 use super::container::{Container, Mode};
+use super::dialogue::Decision;
 use super::error::ImageError;
-use super::save::Decision;
+use super::presence::Presence;
 use crate::backend::{
     Attachment, BackendError, BackendSession, Caller, Console, Program, SessionEnd, SessionRequest,
 };
@@ -45,20 +47,23 @@ struct State {
 /// The container, as its sessions see it.
 struct Current {
     container: Arc<Container>,
+    presence: Presence,
     /// Sessions that started and are not finished.
     active: usize,
     /// The last session ended and its changes are being dealt with.
     concluding: bool,
-    /// A command failed, or its client went away.
+    /// A command failed.
     command_failed: bool,
-    /// What an interactive session that ended decided for all.
+    /// The client of a session went away before its end.
+    client_lost: bool,
+    /// What a session that ended decided for all.
     decision: Option<Decision>,
 }
 
 struct Started {
     session: BackendSession,
     mode: Mode,
-    note: Option<String>,
+    notes: Vec<String>,
 }
 
 impl ImageAttachment {
@@ -88,11 +93,14 @@ impl Attachment for ImageAttachment {
                 "subsystem {name} is not supported for images in this version; scp -O and rsync work if the image has them"
             )));
         }
+        Decision::beforehand(self.inner.caller.account(), request)?;
+        let resumed =
+            if request.is_interactive() { self.inner.offer(console).await? } else { None };
         // A task of its own: a container that is half made when the client loses patience is
         // made and then removed, never forgotten.
         let mut starting = {
             let (inner, request) = (Arc::clone(&self.inner), request.clone());
-            tokio::spawn(async move { inner.start(&request).await })
+            tokio::spawn(async move { inner.start(&request, resumed).await })
         };
         let started = tokio::select! {
             started = &mut starting => started,
@@ -107,7 +115,7 @@ impl Attachment for ImageAttachment {
             }
         };
         let started = started.map_err(|_| ImageError::Closing)??;
-        if let Some(note) = &started.note {
+        for note in &started.notes {
             console.say(note).await;
         }
         if request.is_interactive() {
@@ -145,14 +153,10 @@ impl Inner {
         self.changed.notify_waiters();
         if let Some(current) = current {
             if current.active > 0 {
-                tracing::info!(
-                    account = %self.caller.account(),
-                    image = current.container.base.fullname,
-                    container = current.container.id,
-                    "container is removed with its connection"
-                );
+                self.conclude_unattended(&current.container).await;
+            } else {
+                current.container.remove().await;
             }
-            current.container.remove().await;
         }
     }
 }

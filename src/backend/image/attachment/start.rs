@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
-use super::conclusion::Fate;
 use super::{Current, Inner, Started, State};
-use crate::backend::SessionRequest;
-use crate::backend::image::container::{BaseImage, Mode};
+use crate::backend::image::container::{BaseImage, Container, Mode};
 use crate::backend::image::containers::NewContainer;
-use crate::backend::image::engine::Process;
+use crate::backend::image::dialogue::Decision;
+use crate::backend::image::engine::{EngineError, Process};
 use crate::backend::image::error::ImageError;
-use crate::backend::image::naming::shown_to;
+use crate::backend::image::naming::{SaveTarget, shown_to};
 use crate::backend::image::session;
+use crate::backend::{BackendSession, SessionRequest};
 
 impl Inner {
+    /// Starts a session: in the connection's container, else in the one that is resumed, else in a
+    /// new one.
     pub(super) async fn start(
         self: &Arc<Self>,
         request: &SessionRequest,
+        mut resumed: Option<Container>,
     ) -> Result<Started, ImageError> {
         loop {
             let changed = self.changed.notified();
@@ -26,7 +29,10 @@ impl Inner {
                 return Err(ImageError::Closing);
             }
             let Some(current) = &mut state.current else {
-                return self.start_first(&mut state, request).await;
+                return match resumed.take() {
+                    Some(container) => self.start_again(&mut state, request, container).await,
+                    None => self.start_first(&mut state, request).await,
+                };
             };
             let has_ended = current.container.ending().is_some();
             if current.active == 0 && (has_ended || request.is_interactive()) {
@@ -44,7 +50,7 @@ impl Inner {
             }
             let session = session::start_beside(&current.container, request).await?;
             current.active += 1;
-            return Ok(Started { session, mode: current.container.mode, note: None });
+            return Ok(Started { session, mode: current.container.mode, notes: Vec::new() });
         }
     }
 
@@ -64,6 +70,14 @@ impl Inner {
             shown: shown_to(account, &resolved.fullname),
             fullname: resolved.fullname,
         };
+        let same = SaveTarget::new(account, &self.image.name, self.image.tag.as_ref());
+        if let Some(Decision::Save(target)) = Decision::beforehand(account, request)?
+            && target.fullname != base.fullname
+            && target.existing(&available).is_some()
+        {
+            // Better now than after the work.
+            return Err(ImageError::NameTaken { image: target.shown });
+        }
         let note = shared.emulation.note(&base.shown, &image.architecture, &host.architecture)?;
         let inspection = shared.inspections.of(&base.id, &shared.containers).await?;
         let shell =
@@ -79,6 +93,7 @@ impl Inner {
             .start(NewContainer {
                 caller: &self.caller,
                 base,
+                same,
                 inspection,
                 mode,
                 shell,
@@ -98,14 +113,7 @@ impl Inner {
         let session = match session {
             Ok(session) => session,
             Err(error) => {
-                let error = if container.ending().is_some() {
-                    ImageError::ContainerDied {
-                        image: container.base.shown.clone(),
-                        reason: container.cause_of_death().await,
-                    }
-                } else {
-                    error.into()
-                };
+                let error = cause_of(error, &container).await;
                 container.remove().await;
                 return Err(error);
             }
@@ -117,14 +125,64 @@ impl Inner {
             mode = ?container.mode,
             "container started"
         );
+        Ok(self.begin(state, session, container, note.into_iter().collect()))
+    }
+
+    /// Goes on with a container that was left behind.
+    async fn start_again(
+        &self,
+        state: &mut State,
+        request: &SessionRequest,
+        container: Container,
+    ) -> Result<Started, ImageError> {
+        self.shared.reopen(&container);
+        let (container, streams) = self.shared.containers.resume(container).await?;
+        let container = Arc::new(container);
+        let session = match streams {
+            Some(streams) => {
+                let process = Process::First(container.id.clone());
+                Ok(session::begin(&container, process, request, streams).await)
+            }
+            None => session::start_beside(&container, request).await,
+        };
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => {
+                let error = cause_of(error, &container).await;
+                self.shared.keep(&container).await;
+                return Err(error);
+            }
+        };
+        tracing::info!(
+            account = %container.account,
+            image = container.base.fullname,
+            container = container.id,
+            mode = ?container.mode,
+            "container started again, with its unsaved changes"
+        );
+        Ok(self.begin(state, session, container, Vec::new()))
+    }
+
+    fn begin(
+        &self,
+        state: &mut State,
+        session: BackendSession,
+        container: Arc<Container>,
+        mut notes: Vec<String>,
+    ) -> Started {
+        let presence = self.shared.presences.enter(&self.caller, &container.base.fullname);
+        notes.extend(presence.others(&container.base.shown));
+        let mode = container.mode;
         state.current = Some(Current {
             container,
+            presence,
             active: 1,
             concluding: false,
             command_failed: false,
+            client_lost: false,
             decision: None,
         });
-        Ok(Started { session, mode, note })
+        Started { session, mode, notes }
     }
 
     /// A session was made for a client that had gone away meanwhile: it ends as one does whose
@@ -132,11 +190,21 @@ impl Inner {
     pub(super) async fn give_up(&self, started: Started) {
         started.session.control.hang_up().await;
         let ended = self.session_ended(|current| {
-            current.command_failed = true;
+            current.client_lost = true;
             true
         });
         if let Some((container, true)) = ended.await {
-            self.concluded(&container, Fate::Discarded).await;
+            self.conclude_unattended(&container).await;
         }
+    }
+}
+
+async fn cause_of(error: EngineError, container: &Container) -> ImageError {
+    if container.ending().is_none() {
+        return error.into();
+    }
+    ImageError::ContainerDied {
+        image: container.base.shown.clone(),
+        reason: container.cause_of_death().await,
     }
 }

@@ -7,7 +7,7 @@ pub mod docker;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +37,38 @@ pub struct ImageDetails {
     pub references: Vec<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// How many layers its files are in.
+    pub layers: usize,
+}
+
+/// One step of how an image came to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// When.
+    pub created: SystemTime,
+    /// By which instruction or program.
+    pub created_by: String,
+    /// What was noted about it.
+    pub comment: String,
+}
+
+/// An image to be made of the files of one image and the configuration of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// Identifier of the image that has the files, with one layer more than `base` or with one
+    /// layer in all.
+    pub files: String,
+    /// Identifier of the image whose labels, command, environment and so on, and whose history
+    /// it has.
+    pub base: String,
+    /// The name it gets.
+    pub reference: String,
+    /// Who made it, for its history.
+    pub author: String,
+    /// What made it, for its history.
+    pub created_by: String,
+    /// What is to be noted about it, for its history.
+    pub comment: String,
 }
 
 /// A file in a container that may never have run. Symbolic links were followed.
@@ -160,6 +192,15 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
+/// What is known about a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerDetails {
+    /// Process 1 runs.
+    pub is_running: bool,
+    /// When process 1 last ended, or else when the container was made.
+    pub last_used: SystemTime,
+}
+
 /// A container in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerSummary {
@@ -167,6 +208,8 @@ pub struct ContainerSummary {
     pub id: String,
     /// Name.
     pub name: String,
+    /// Identifier of its image.
+    pub image_id: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -279,15 +322,28 @@ pub trait Engine: Send + Sync {
     async fn remove(&self, container: &str) -> Result<(), EngineError>;
     /// How the files of a container differ from those of its image.
     async fn diff(&self, container: &str) -> Result<Vec<Change>, EngineError>;
-    /// Makes an image of the container's files and of the configuration (labels, command,
-    /// environment and so on) of the image `base`, and gives it the name `reference`. An image
-    /// that had this name loses the name only when the new one is complete.
-    async fn commit(
+    /// What is known about a container.
+    async fn details(&self, container: &str) -> Result<ContainerDetails, EngineError>;
+    /// How many bytes its files take on top of its image's.
+    async fn written_bytes(&self, container: &str) -> Result<u64, EngineError>;
+    /// Makes an image without a name of the container's files.
+    async fn commit(&self, container: &str) -> Result<String, EngineError>;
+    /// Makes an image without a name that has the files of `image` in a single layer, and these
+    /// labels.
+    async fn flatten(
         &self,
-        container: &str,
-        base: &str,
-        reference: &str,
+        image: &str,
+        labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError>;
+    /// Makes a named image and returns its identifier. An image that had this name loses the
+    /// name only when the new one is complete.
+    async fn publish(&self, publication: &Publication) -> Result<String, EngineError>;
+    /// How an image came to be, newest first.
+    async fn history(&self, image: &str) -> Result<Vec<HistoryEntry>, EngineError>;
+    /// Images without a name, other than those that others are made of.
+    async fn unnamed_images(&self) -> Result<Vec<ImageDetails>, EngineError>;
+    /// Removes an image without a name, unless something uses it; whether it did.
+    async fn remove_unnamed_image(&self, image: &str) -> Result<bool, EngineError>;
     /// All containers, running or not, that carry a label.
     async fn containers(
         &self,

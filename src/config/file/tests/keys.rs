@@ -128,7 +128,7 @@ fn every_key_is_read() {
     // What is read, but has no effect yet, is said.
     let without_effect: Vec<_> =
         warnings.iter().filter_map(|warning| warning.key.as_deref()).collect();
-    assert_eq!(without_effect, ["persist_root", "persist", "persist_root", "keep_unsaved_hours"]);
+    assert_eq!(without_effect, ["persist_root", "persist", "persist_root"]);
     assert_eq!(config.server.host_keys, [base.join("a_key"), "/etc/b_key".into()]);
     assert_eq!(config.server.listen.len(), 2);
     assert_eq!(config.server.state_dir, base.join("state"));

@@ -6,6 +6,7 @@
 //! from an archive: the base image's configuration, and the layers by their digests. The engine
 //! has these layers and does not read the archive's, so those are left empty.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,62 +14,88 @@ use bollard::Docker;
 use bollard::body_full;
 use bollard::models::ContainerConfig;
 use bollard::query_parameters::{
-    CommitContainerOptionsBuilder, ImportImageOptionsBuilder, RemoveImageOptionsBuilder,
+    BuildImageOptionsBuilder, CommitContainerOptionsBuilder, ImportImageOptionsBuilder,
 };
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use super::hijack::{self, Call};
-use super::{archive, error_of, without_algorithm};
-use crate::backend::image::engine::EngineError;
+use super::{archive, error_of, history, without_algorithm};
+use crate::backend::image::engine::{EngineError, Publication};
 
 /// A container of many gigabytes on a slow disk.
 const DEADLINE: Duration = Duration::from_secs(3600);
+/// Of SHA-256 in hexadecimal.
+const ID_DIGITS: usize = 64;
 
-pub(super) async fn commit(
-    docker: &Docker,
-    socket: &Path,
-    container: &str,
-    base: &str,
-    reference: &str,
-) -> Result<String, EngineError> {
+pub(super) async fn commit(docker: &Docker, container: &str) -> Result<String, EngineError> {
+    let call = Call { operation: "saving container", object: container };
     let docker = docker.clone().with_timeout(DEADLINE);
-    let call = Call { operation: "saving", object: reference };
-    let base_image = describe(&docker, socket, base, call).await?;
     let options = CommitContainerOptionsBuilder::new().container(container).pause(true).build();
-    let layered = docker
+    let committed = docker
         .commit_container(options, ContainerConfig::default())
         .await
-        .map_err(|error| error_of(call, error, DEADLINE))?
-        .id;
-    let named = name(&docker, socket, &base_image, &layered, reference, call).await;
-    // Only the intermediate image's record goes: the layers belong to the named image as well.
-    let options = RemoveImageOptionsBuilder::new().noprune(true).build();
-    if let Err(error) = docker.remove_image(&layered, Some(options), None).await {
-        tracing::warn!(image = layered, %error, "intermediate image is left behind");
-    }
-    named
+        .map_err(|error| error_of(call, error, DEADLINE))?;
+    Ok(without_algorithm(&committed.id))
 }
 
-async fn name(
+/// Has the engine's builder copy all files of an image into an empty one. The builder reads the
+/// image itself. A container of it would not do: what the engine puts into every container, such
+/// as an empty /etc/hosts, would replace the image's own.
+pub(super) async fn flatten(
+    docker: &Docker,
+    image: &str,
+    labels: &BTreeMap<String, String>,
+) -> Result<String, EngineError> {
+    let call = Call { operation: "merging the layers of image", object: image };
+    let docker = docker.clone().with_timeout(DEADLINE);
+    // In this order, the image that the builder makes of the first step has the labels as well.
+    let mut script = "FROM scratch\n".to_owned();
+    for (label, value) in labels {
+        script += &format!("LABEL {label}={value}\n");
+    }
+    script += &format!("COPY --from=sha256:{image} / /\n");
+    let context = archive::of_files(&[("Dockerfile", script.as_bytes())]);
+    let options =
+        BuildImageOptionsBuilder::new().rm(true).forcerm(true).nocache(true).q(true).build();
+    let mut steps =
+        std::pin::pin!(docker.build_image(options, None, Some(body_full(context.into()))));
+    let mut built = None;
+    while let Some(step) = steps.next().await {
+        let step = step.map_err(|error| error_of(call, error, DEADLINE))?;
+        // Said last, alone on a line; Podman leaves the algorithm out.
+        built = step
+            .aux
+            .and_then(|image| image.id)
+            .or(step.stream)
+            .map(|text| without_algorithm(text.trim()))
+            .filter(|text| text.len() == ID_DIGITS && text.bytes().all(|c| c.is_ascii_hexdigit()))
+            .or(built);
+    }
+    built.ok_or_else(|| call.protocol("the engine did not say which image it built"))
+}
+
+pub(super) async fn publish(
     docker: &Docker,
     socket: &Path,
-    base_image: &Value,
-    layered: &str,
-    reference: &str,
-    call: Call<'_>,
+    publication: &Publication,
 ) -> Result<String, EngineError> {
-    let layered = describe(docker, socket, layered, call).await?;
-    let (archive, layers) = image_archive(base_image, &layered, reference).ok_or_else(|| {
-        call.protocol("the engine's description of the committed image has no layers")
-    })?;
+    let call = Call { operation: "saving", object: &publication.reference };
+    let docker = &docker.clone().with_timeout(DEADLINE);
+    let base = describe(docker, socket, &publication.base, "json", call).await?;
+    let files = describe(docker, socket, &publication.files, "json", call).await?;
+    let history = describe(docker, socket, &publication.base, "history", call).await?;
+    let (archive, layers) =
+        image_archive(&base, &history, &files, publication).ok_or_else(|| {
+            call.protocol("the engine's description of the committed image has no layers")
+        })?;
     let options = ImportImageOptionsBuilder::new().quiet(true).build();
     let mut progress =
         std::pin::pin!(docker.import_image(options, body_full(archive.into()), None));
     while let Some(step) = progress.next().await {
         step.map_err(|error| error_of(call, error, DEADLINE))?;
     }
-    let saved = describe(docker, socket, reference, call).await?;
+    let saved = describe(docker, socket, &publication.reference, "json", call).await?;
     if saved.pointer("/RootFS/Layers") != Some(&layers) {
         return Err(call.protocol("the engine did not take the new image"));
     }
@@ -83,19 +110,34 @@ async fn describe(
     docker: &Docker,
     socket: &Path,
     image: &str,
+    resource: &str,
     call: Call<'_>,
 ) -> Result<Value, EngineError> {
-    let path = format!("{}/images/{image}/json", super::version_prefix(docker));
+    let path = format!("{}/images/{image}/{resource}", super::version_prefix(docker));
     hijack::document(socket, &path, call).await
 }
 
 /// The archive to load, and the list of layers that the loaded image has.
-fn image_archive(base: &Value, layered: &Value, reference: &str) -> Option<(Vec<u8>, Value)> {
-    let layers = layered.pointer("/RootFS/Layers")?.clone();
+fn image_archive(
+    base: &Value,
+    base_history: &Value,
+    files: &Value,
+    publication: &Publication,
+) -> Option<(Vec<u8>, Value)> {
+    let layers = files.pointer("/RootFS/Layers")?.clone();
+    let created = files.get("Created")?;
+    let mut history = history::of_layers(base_history, layers.as_array()?.len().saturating_sub(1));
+    history.push(json!({
+        "created": created,
+        "created_by": publication.created_by,
+        "author": publication.author,
+        "comment": publication.comment,
+    }));
     let mut config = json!({
         "rootfs": { "type": "layers", "diff_ids": layers },
-        "created": layered.get("Created")?,
+        "created": created,
         "config": base.get("Config")?,
+        "history": history,
     });
     let fields = config.as_object_mut()?;
     for (from, to) in [
@@ -112,7 +154,7 @@ fn image_archive(base: &Value, layered: &Value, reference: &str) -> Option<(Vec<
         (0..layers.as_array()?.len()).map(|number| format!("layer{number}.tar")).collect();
     let manifest = json!([{
         "Config": "config.json",
-        "RepoTags": [reference],
+        "RepoTags": [publication.reference],
         "Layers": names,
     }]);
     let config = config.to_string();

@@ -4,9 +4,10 @@ mod archive;
 mod commit;
 mod frames;
 mod hijack;
+mod history;
 mod spec;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,9 +17,10 @@ use bollard::errors::Error;
 use bollard::models::ChangeType;
 use bollard::query_parameters::{
     ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder,
-    DownloadFromContainerOptionsBuilder, EventsOptionsBuilder, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
-    ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    DownloadFromContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptionsBuilder,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
+    RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, ResizeContainerTTYOptionsBuilder,
+    StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
@@ -26,8 +28,9 @@ use tokio::sync::Mutex;
 
 use self::hijack::Call;
 use super::{
-    Change, ChangeKind, ContainerSpec, ContainerSummary, Engine, EngineError, EngineInfo, ExecSpec,
-    FileStat, ImageDetails, Process, ProcessState, ProcessStreams,
+    Change, ChangeKind, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError,
+    EngineInfo, ExecSpec, FileStat, HistoryEntry, ImageDetails, Process, ProcessState,
+    ProcessStreams, Publication,
 };
 use crate::backend::WindowSize;
 use crate::error_chain::chain;
@@ -153,8 +156,8 @@ async fn connect(socket: &Path) -> Result<Connection, String> {
         })?
         .negotiate_version()
         .await
-        .map_err(|error| chain(&error))?;
-    let version = docker.version().await.map_err(|error| chain(&error))?;
+        .map_err(|error| root_cause(&error))?;
+    let version = docker.version().await.map_err(|error| root_cause(&error))?;
     let podman = version
         .components
         .as_ref()
@@ -192,6 +195,15 @@ fn resolved(link: &str, target: &str) -> String {
     format!("{directory}/{target}")
 }
 
+/// The last of a chain of causes, which is the system's: "Connection refused (os error 111)".
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
 fn error_of(call: Call<'_>, error: Error, deadline: Duration) -> EngineError {
     let operation = call.operation;
     let object = call.object.to_owned();
@@ -208,7 +220,15 @@ fn error_of(call: Call<'_>, error: Error, deadline: Duration) -> EngineError {
             EngineError::Unavailable { tried: vec![format!("{socket}: no such socket")] }
         }
         Error::HyperLegacyError { err } if err.is_connect() => {
-            EngineError::Unavailable { tried: vec![chain(&err)] }
+            EngineError::Unavailable { tried: vec![root_cause(&err)] }
+        }
+        // What its own connection library says tells a user nothing.
+        Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } => {
+            EngineError::Protocol {
+                operation,
+                object,
+                reason: "the connection to the container engine broke".to_owned(),
+            }
         }
         error => EngineError::Protocol { operation, object, reason: chain(&error) },
     }
@@ -249,6 +269,7 @@ impl Engine for DockerEngine {
             id: without_algorithm(&image.id.unwrap_or_default()),
             architecture: image.architecture.unwrap_or_default(),
             references: image.repo_tags.unwrap_or_default(),
+            layers: image.root_fs.and_then(|files| files.layers).unwrap_or_default().len(),
             labels: image
                 .config
                 .and_then(|config| config.labels)
@@ -485,17 +506,117 @@ impl Engine for DockerEngine {
             .collect())
     }
 
-    async fn commit(
+    async fn details(&self, container: &str) -> Result<ContainerDetails, EngineError> {
+        let told = self
+            .call("asking about container", container, async |connection| {
+                connection.docker.inspect_container(container, None).await
+            })
+            .await?;
+        let state = told.state.unwrap_or_default();
+        // One that never ran has ended in the year 1.
+        let ended = state.finished_at.as_deref().and_then(time_of);
+        Ok(ContainerDetails {
+            is_running: state.running == Some(true),
+            last_used: ended
+                .or_else(|| told.created.as_deref().and_then(time_of))
+                .unwrap_or_else(SystemTime::now),
+        })
+    }
+
+    async fn written_bytes(&self, container: &str) -> Result<u64, EngineError> {
+        let told = self
+            .call("measuring container", container, async |connection| {
+                let options = InspectContainerOptionsBuilder::new().size(true).build();
+                connection.docker.inspect_container(container, Some(options)).await
+            })
+            .await?;
+        Ok(told.size_rw.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
+    }
+
+    async fn commit(&self, container: &str) -> Result<String, EngineError> {
+        let connection = self.connection().await?;
+        self.noticed(commit::commit(&connection.docker, container).await).await
+    }
+
+    async fn flatten(
         &self,
-        container: &str,
-        base: &str,
-        reference: &str,
+        image: &str,
+        labels: &BTreeMap<String, String>,
     ) -> Result<String, EngineError> {
         let connection = self.connection().await?;
-        let committed =
-            commit::commit(&connection.docker, &connection.info.socket, container, base, reference)
-                .await;
-        self.noticed(committed).await
+        self.noticed(commit::flatten(&connection.docker, image, labels).await).await
+    }
+
+    async fn publish(&self, publication: &Publication) -> Result<String, EngineError> {
+        let connection = self.connection().await?;
+        let published =
+            commit::publish(&connection.docker, &connection.info.socket, publication).await;
+        self.noticed(published).await
+    }
+
+    async fn history(&self, image: &str) -> Result<Vec<HistoryEntry>, EngineError> {
+        let steps = self
+            .call("asking about image", image, async |connection| {
+                connection.docker.image_history(image).await
+            })
+            .await?;
+        Ok(steps
+            .into_iter()
+            .map(|step| HistoryEntry {
+                created: UNIX_EPOCH
+                    + Duration::from_secs(u64::try_from(step.created).unwrap_or_default()),
+                created_by: step.created_by,
+                comment: step.comment,
+            })
+            .collect())
+    }
+
+    async fn unnamed_images(&self) -> Result<Vec<ImageDetails>, EngineError> {
+        let images = self
+            .call("listing", "images", async |connection| {
+                let filters = HashMap::from([("dangling", vec!["true"])]);
+                let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+                connection.docker.list_images(Some(options)).await
+            })
+            .await?;
+        Ok(images
+            .into_iter()
+            .map(|image| ImageDetails {
+                id: without_algorithm(&image.id),
+                architecture: String::new(),
+                references: Vec::new(),
+                labels: image.labels.into_iter().collect(),
+                layers: 0,
+            })
+            .collect())
+    }
+
+    async fn remove_unnamed_image(&self, image: &str) -> Result<bool, EngineError> {
+        let removed = self
+            .call("removing image", image, async |connection| {
+                let is_named = connection
+                    .docker
+                    .inspect_image(image)
+                    .await?
+                    .repo_tags
+                    .is_some_and(|names| !names.is_empty());
+                if is_named {
+                    return Ok(false);
+                }
+                // Its layers may belong to others, and stay then.
+                let options = RemoveImageOptionsBuilder::new().noprune(true).build();
+                match connection.docker.remove_image(image, Some(options), None).await {
+                    Ok(_) => Ok(true),
+                    // A container, or another image, is made of it.
+                    Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(false),
+                    Err(error) => Err(error),
+                }
+            })
+            .await;
+        match removed {
+            Err(error) if error.is_not_found() => Ok(false),
+            removed => removed,
+        }
     }
 
     async fn containers(
@@ -521,6 +642,7 @@ impl Engine for DockerEngine {
                     .first()
                     .map(|name| name.trim_start_matches('/').to_owned())
                     .unwrap_or_default(),
+                image_id: without_algorithm(&container.image_id.unwrap_or_default()),
                 labels: container.labels.unwrap_or_default().into_iter().collect(),
             })
             .collect())
@@ -535,6 +657,12 @@ fn process_state(running: Option<bool>, pid: Option<i64>, code: Option<i64>) -> 
     } else {
         ProcessState::Exited(exit_code(code.unwrap_or_default()))
     }
+}
+
+/// A time as the engine prints it (RFC 3339), unless it stands for none.
+fn time_of(text: &str) -> Option<SystemTime> {
+    let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+    (time.timestamp() > 0).then(|| time.into())
 }
 
 fn exit_code(code: i64) -> u32 {
