@@ -1,5 +1,7 @@
 //! A container engine to test against, images made for it, and a client's side of a session.
 
+#![allow(dead_code, reason = "each test crate uses the parts it needs")]
+
 pub(crate) mod failing;
 
 use std::collections::VecDeque;
@@ -182,31 +184,18 @@ impl Bench {
     pub(crate) fn relabel(&self, name: &str, architecture: &str) {
         let reference = format!("{}/{name}:latest", self.account);
         let layer = docker(&["image", "inspect", "-f", "{{index .RootFS.Layers 0}}", &reference]);
-        let directory = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| {
-            std::fs::write(directory.path().join(name), text).unwrap();
-        };
         let config = format!(
             r#"{{"architecture":"{architecture}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{layer}"]}}}}"#
         );
         let manifest = format!(
             r#"[{{"Config":"config.json","RepoTags":["docker.io/{reference}"],"Layers":["layer.tar"]}}]"#
         );
-        write("config.json", &config);
-        write("manifest.json", &manifest);
-        // The engine has this layer and does not look.
-        write("layer.tar", "");
-        let archive = directory.path().join("image.tar");
-        let packed = Command::new("tar")
-            .arg("-C")
-            .arg(directory.path())
-            .arg("-cf")
-            .arg(&archive)
-            .args(["config.json", "layer.tar", "manifest.json"])
-            .status()
-            .unwrap();
-        assert!(packed.success());
-        docker(&["load", "-i", &archive.display().to_string()]);
+        load(&[
+            ("config.json", config.into_bytes()),
+            ("manifest.json", manifest.into_bytes()),
+            // The engine has this layer and does not look.
+            ("layer.tar", Vec::new()),
+        ]);
     }
 
     pub(crate) fn attach(&self, image: &str) -> Arc<dyn Attachment> {
@@ -229,6 +218,33 @@ impl Bench {
         .lines()
         .map(str::to_owned)
         .collect()
+    }
+
+    /// Gives an image of the account as many layers more, all of them empty.
+    pub(crate) fn pile_up(&self, name: &str, layers: usize) {
+        // Two blocks of zeros: an archive without files.
+        let empty = format!("\"sha256:{EMPTY_ARCHIVE_SHA256}\"");
+        let reference = format!("{}/{name}:latest", self.account);
+        let inspect = |format: &str| docker(&["image", "inspect", "-f", format, &reference]);
+        let first = inspect("\"{{index .RootFS.Layers 0}}\"");
+        let digests = [&[first][..], &vec![empty; layers]].concat().join(",");
+        let config = format!(
+            r#"{{"architecture":"{}","os":"linux","config":{},"rootfs":{{"type":"layers","diff_ids":[{digests}]}}}}"#,
+            inspect("{{.Architecture}}"),
+            inspect("{{json .Config}}"),
+        );
+        let files = [&["\"first.tar\""][..], &vec!["\"empty.tar\""; layers]].concat().join(",");
+        let manifest = format!(
+            r#"[{{"Config":"config.json","RepoTags":["docker.io/{reference}"],"Layers":[{files}]}}]"#
+        );
+        let files = [
+            ("config.json", config.into_bytes()),
+            ("manifest.json", manifest.into_bytes()),
+            // The engine has this layer and does not look.
+            ("first.tar", Vec::new()),
+            ("empty.tar", vec![0; 1024]),
+        ];
+        load(&files);
     }
 
     /// What a file of an image says, `None` when it is not there.
@@ -257,6 +273,28 @@ impl Drop for Bench {
             docker(&["rmi", "-f", reference]);
         }
     }
+}
+
+const EMPTY_ARCHIVE_SHA256: &str =
+    "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
+
+/// Loads an image archive of these files.
+fn load(files: &[(&str, Vec<u8>)]) {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        std::fs::write(directory.path().join(name), content).unwrap();
+    }
+    let archive = directory.path().join("image.tar");
+    let packed = Command::new("tar")
+        .arg("-C")
+        .arg(directory.path())
+        .arg("-cf")
+        .arg(&archive)
+        .args(files.iter().map(|(name, _)| name))
+        .status()
+        .unwrap();
+    assert!(packed.success());
+    docker(&["load", "-i", &archive.display().to_string()]);
 }
 
 pub(crate) fn defaults() -> ImageDefaults {
@@ -298,13 +336,9 @@ pub(crate) fn parts(
     }
 }
 
-pub(crate) fn attach(
-    backend: &ImageBackend,
-    account: &AccountName,
-    owner: Option<&str>,
-    image: &str,
-) -> Arc<dyn Attachment> {
-    let caller = Caller {
+/// A client that is this account.
+pub(crate) fn caller_of(account: &AccountName) -> Caller {
+    Caller {
         identity: Arc::new(Identity {
             account: account.clone(),
             restrictions: Default::default(),
@@ -312,13 +346,21 @@ pub(crate) fn attach(
         }),
         peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         connection: 1,
-    };
+    }
+}
+
+pub(crate) fn attach(
+    backend: &ImageBackend,
+    account: &AccountName,
+    owner: Option<&str>,
+    image: &str,
+) -> Arc<dyn Attachment> {
     let name = ImageName {
         owner: owner.map(|owner| owner.parse().unwrap()),
         name: image.parse().unwrap(),
         tag: None,
     };
-    backend.attach(caller, name)
+    backend.attach(caller_of(account), name)
 }
 
 fn fill(root: &Path, kind: Kind) {
