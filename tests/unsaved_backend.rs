@@ -212,11 +212,14 @@ async fn saves_say_in_the_history_who_made_them_and_leave_no_old_version() {
     let mut versions = vec![id()];
     for number in 0..3 {
         let attachment = bench.attach("pc");
+        // Of the same size, and perhaps within the same second.
         let request = command(&format!("echo {number} >/root/file"));
         let (_, console, finished) = run(&attachment, &request, "", &[]).await;
         assert_eq!(finished, Ok(()), "{}", console.text());
         attachment.close().await;
         versions.push(id());
+        assert_eq!(console.text(), "Image pc updated.", "{number}");
+        assert_eq!(bench.file("pc", "/root/file"), Some(format!("{number}\n")));
     }
     let history =
         docker(&["history", "--no-trunc", "--format", "{{.Size}} {{.Comment}}", &reference]);

@@ -5,12 +5,12 @@
 //! container with them; a later session of the connection gets a new one, of what was saved. Only
 //! a container that nothing changed is kept for it.
 //!
+//! Changes that nobody decided about, because a client or the gateway went away, stay where they
+//! are, in a container that is stopped and left behind; see `unsaved`.
+//!
 //! - An interactive shell that comes first is process 1 of its container, as with
 //!   `walt image shell`; when it ends, sessions that were started beside it end as well. In an
 //!   image that can start its operating system, process 1 is that system's init.
-//! Changes that nobody decided about, because a client or the gateway went away, stay where they
-//! are, in a container that is stopped and left behind; see [`unsaved`].
-//!
 //! - A command or transfer does not start the operating system: what a boot writes would
 //!   otherwise be saved with every command. Process 1 then is a shell that waits.
 

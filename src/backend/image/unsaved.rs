@@ -45,7 +45,7 @@ impl Unsaved {
 }
 
 enum Found {
-    Unsaved(Unsaved),
+    Unsaved(Box<Unsaved>),
     Removed,
     /// The engine did not say enough. Looked at again next time.
     Unknown,
@@ -75,7 +75,7 @@ impl Shared {
             .filter(|container| only.is_none_or(|account| container.account == *account));
         for found in join_all(wanted.map(|container| self.examine(container))).await {
             match found {
-                Found::Unsaved(unsaved) => stock.unsaved.push(unsaved),
+                Found::Unsaved(unsaved) => stock.unsaved.push(*unsaved),
                 Found::Removed => stock.removed += 1,
                 Found::Unknown => {}
             }
@@ -94,7 +94,7 @@ impl Shared {
                 let unsaved = Unsaved { container, since };
                 let keep = self.defaults.keep_unsaved;
                 if unsaved.age() < keep {
-                    return Found::Unsaved(unsaved);
+                    return Found::Unsaved(Box::new(unsaved));
                 }
                 tracing::info!(
                     container = unsaved.container.short_id(),
