@@ -389,10 +389,11 @@ fn a_gateway_killed_at_any_moment_loses_no_change_and_leaves_nothing_behind() {
     expect_no_container(&image);
     let claims = testbed.path("state/containers");
     eventually("no claim is left", || std::fs::read_dir(&claims).unwrap().next().is_none());
+    let id = std::fs::read_to_string(testbed.path("state/gateway-id")).unwrap();
+    let label = format!("label=waltgate.gateway={}", id.trim());
     eventually("no intermediate image is left", || {
-        let label = "label=waltgate.container";
         engine
-            .docker(&["image", "ls", "--quiet", "--filter", "dangling=true", "--filter", label])
+            .docker(&["image", "ls", "--quiet", "--filter", "dangling=true", "--filter", &label])
             .is_empty()
     });
     for name in rescued {

@@ -300,6 +300,11 @@ async fn layers_are_merged_before_an_engine_takes_no_more() {
     let listing = docker(&["diff", &unnamed]);
     docker(&["rm", &unnamed]);
     assert_eq!(listing, "");
+    // Neither are the images that it took on the way left.
+    bench.backend.reap().await.unwrap();
+    let id = std::fs::read_to_string(bench.state.path().join("gateway-id")).unwrap();
+    let label = format!("label=waltgate.gateway={}", id.trim());
+    assert_eq!(docker(&["images", "--all", "--quiet", "--filter", &label]), "");
 }
 
 #[tokio::test]

@@ -329,7 +329,7 @@ pub trait Engine: Send + Sync {
     /// Makes an image without a name of the container's files.
     async fn commit(&self, container: &str) -> Result<String, EngineError>;
     /// Makes an image without a name that has the files of `image` in a single layer, and these
-    /// labels.
+    /// labels: one or more, of characters that no shell would interpret.
     async fn flatten(
         &self,
         image: &str,

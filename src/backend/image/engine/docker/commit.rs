@@ -50,11 +50,8 @@ pub(super) async fn flatten(
     let call = Call { operation: "merging the layers of image", object: image };
     let docker = docker.clone().with_timeout(DEADLINE);
     // In this order, the image that the builder makes of the first step has the labels as well.
-    let mut script = "FROM scratch\n".to_owned();
-    for (label, value) in labels {
-        script += &format!("LABEL {label}={value}\n");
-    }
-    script += &format!("COPY --from=sha256:{image} / /\n");
+    let labels: String = labels.iter().map(|(label, value)| format!(" {label}={value}")).collect();
+    let script = format!("FROM scratch\nLABEL{labels}\nCOPY --from=sha256:{image} / /\n");
     let context = archive::of_files(&[("Dockerfile", script.as_bytes())]);
     let options =
         BuildImageOptionsBuilder::new().rm(true).forcerm(true).nocache(true).q(true).build();
