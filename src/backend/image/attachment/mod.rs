@@ -1,6 +1,7 @@
 //! A connection's container of an image, and the sessions that share it.
 
 mod conclusion;
+mod ending;
 mod offer;
 mod start;
 

@@ -1,5 +1,7 @@
 //! At a login, the account's unsaved changes of the same image are offered.
 
+use std::sync::Arc;
+
 use super::Inner;
 use crate::backend::image::container::Container;
 use crate::backend::image::dialogue::{Decision, is_yes, sentence};
@@ -8,7 +10,6 @@ use crate::backend::image::naming::SaveTarget;
 use crate::backend::image::save::Question;
 use crate::backend::image::unsaved::Unsaved;
 use crate::backend::{Answer, BackendError, Console, ago, size};
-use std::sync::Arc;
 
 const CHOICES: &str = "Resume with them, save them as an image, discard them, or decide later? (r/s/d, Enter: later): ";
 

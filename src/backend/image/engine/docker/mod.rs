@@ -5,6 +5,7 @@ mod commit;
 mod frames;
 mod hijack;
 mod history;
+mod images;
 mod spec;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,8 +20,8 @@ use bollard::query_parameters::{
     ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder,
     DownloadFromContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptionsBuilder,
     KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder, ResizeContainerTTYOptionsBuilder,
-    StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder,
+    WaitContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
@@ -555,68 +556,15 @@ impl Engine for DockerEngine {
     }
 
     async fn history(&self, image: &str) -> Result<Vec<HistoryEntry>, EngineError> {
-        let steps = self
-            .call("asking about image", image, async |connection| {
-                connection.docker.image_history(image).await
-            })
-            .await?;
-        Ok(steps
-            .into_iter()
-            .map(|step| HistoryEntry {
-                created: UNIX_EPOCH
-                    + Duration::from_secs(u64::try_from(step.created).unwrap_or_default()),
-                created_by: step.created_by,
-                comment: step.comment,
-            })
-            .collect())
+        images::history(self, image).await
     }
 
     async fn unnamed_images(&self) -> Result<Vec<ImageDetails>, EngineError> {
-        let images = self
-            .call("listing", "images", async |connection| {
-                let filters = HashMap::from([("dangling", vec!["true"])]);
-                let options = ListImagesOptionsBuilder::new().filters(&filters).build();
-                connection.docker.list_images(Some(options)).await
-            })
-            .await?;
-        Ok(images
-            .into_iter()
-            .map(|image| ImageDetails {
-                id: without_algorithm(&image.id),
-                architecture: String::new(),
-                references: Vec::new(),
-                labels: image.labels.into_iter().collect(),
-                layers: 0,
-            })
-            .collect())
+        images::unnamed(self).await
     }
 
     async fn remove_unnamed_image(&self, image: &str) -> Result<bool, EngineError> {
-        let removed = self
-            .call("removing image", image, async |connection| {
-                let is_named = connection
-                    .docker
-                    .inspect_image(image)
-                    .await?
-                    .repo_tags
-                    .is_some_and(|names| !names.is_empty());
-                if is_named {
-                    return Ok(false);
-                }
-                // Its layers may belong to others, and stay then.
-                let options = RemoveImageOptionsBuilder::new().noprune(true).build();
-                match connection.docker.remove_image(image, Some(options), None).await {
-                    Ok(_) => Ok(true),
-                    // A container, or another image, is made of it.
-                    Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(false),
-                    Err(error) => Err(error),
-                }
-            })
-            .await;
-        match removed {
-            Err(error) if error.is_not_found() => Ok(false),
-            removed => removed,
-        }
+        images::remove_unnamed(self, image).await
     }
 
     async fn containers(
