@@ -48,6 +48,8 @@ impl Inner {
             Ok(fate) => *fate,
             Err(ImageError::SavedAside { .. }) => Fate::Saved,
             Err(ImageError::SiblingFailed { .. }) => Fate::Discarded,
+            // Somebody removed the container: nothing is left to keep.
+            Err(ImageError::Engine(error)) if error.is_not_found() => Fate::Unchanged,
             Err(_) => Fate::Kept,
         };
         if fate == Fate::Kept {

@@ -32,7 +32,11 @@ impl Inner {
         if self.state.lock().await.current.is_some() {
             return Ok(None);
         }
-        for unsaved in self.left_for_us().await {
+        let left = tokio::select! {
+            left = self.left_for_us() => left,
+            _ = console.interrupted() => return Err(BackendError::Interrupted),
+        };
+        for unsaved in left {
             match self.offer_one(unsaved, console).await? {
                 Settled::Resume(container) => return Ok(Arc::into_inner(container)),
                 Settled::Done => {}

@@ -125,7 +125,8 @@ impl Inner {
             mode = ?container.mode,
             "container started"
         );
-        Ok(self.begin(state, session, container, note.into_iter().collect()))
+        let notes = note.into_iter().collect();
+        Ok(self.begin(state, request, session, container, notes))
     }
 
     /// Goes on with a container that was left behind.
@@ -160,18 +161,21 @@ impl Inner {
             mode = ?container.mode,
             "container started again, with its unsaved changes"
         );
-        Ok(self.begin(state, session, container, Vec::new()))
+        Ok(self.begin(state, request, session, container, Vec::new()))
     }
 
     fn begin(
         &self,
         state: &mut State,
+        request: &SessionRequest,
         session: BackendSession,
         container: Arc<Container>,
         mut notes: Vec<String>,
     ) -> Started {
         let presence = self.shared.presences.enter(&self.caller, &container.base.fullname);
-        notes.extend(presence.others(&container.base.shown));
+        if request.pty.is_some() {
+            notes.extend(presence.others(&container.base.shown));
+        }
         let mode = container.mode;
         state.current = Some(Current {
             container,
