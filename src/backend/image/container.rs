@@ -170,11 +170,6 @@ impl Container {
             Mode::ShellIsFirst | Mode::Kept => &[],
         };
         let changes = self.engine.diff(&self.id).await?;
-        if changes.is_empty() {
-            // Engines compare sizes and seconds: a file that was replaced by one of the same size
-            // within the second in which the image was made is not listed, but it takes space.
-            return Ok(self.engine.written_bytes(&self.id).await? > 0);
-        }
         Ok(changes::user_changed_something(&changes, mount_points))
     }
 

@@ -35,7 +35,7 @@ pub(super) struct Run {
 #[derive(Debug)]
 pub(super) struct Claim {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// Finds out who this gateway is when it first matters.
@@ -87,7 +87,7 @@ impl Run {
         let file =
             File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Claim { path, _lock: file })),
+            Ok(()) => Ok(Some(Claim { path, lock: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }
@@ -120,6 +120,15 @@ impl Claim {
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), %error, "a container's file is left behind");
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Closing would do, but not while a process that is just being started has a copy.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(path = %self.path.display(), %error, "a container stays claimed");
         }
     }
 }

@@ -320,7 +320,8 @@ pub trait Engine: Send + Sync {
     async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError>;
     /// Removes a container, also a running one. One that does not exist is removed already.
     async fn remove(&self, container: &str) -> Result<(), EngineError>;
-    /// How the files of a container differ from those of its image.
+    /// How the files of a container differ from those of its image. A difference that the engine
+    /// cannot name is one of `/`.
     async fn diff(&self, container: &str) -> Result<Vec<Change>, EngineError>;
     /// What is known about a container.
     async fn details(&self, container: &str) -> Result<ContainerDetails, EngineError>;

@@ -4,10 +4,36 @@ use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bollard::errors::Error;
+use bollard::models::ImageSummary;
 use bollard::query_parameters::{ListImagesOptionsBuilder, RemoveImageOptionsBuilder};
 
 use super::{DockerEngine, without_algorithm};
 use crate::backend::image::engine::{EngineError, HistoryEntry, ImageDetails};
+
+/// How often a list of images is asked for.
+const ATTEMPTS: u32 = 5;
+
+/// Lists images. Podman fails when one of them is removed meanwhile; then it is asked again.
+pub(super) async fn list(
+    engine: &DockerEngine,
+    filters: &HashMap<&str, Vec<&str>>,
+) -> Result<Vec<ImageSummary>, EngineError> {
+    let mut attempts = ATTEMPTS;
+    loop {
+        let listed = engine
+            .call("listing", "images", async |connection| {
+                let options = ListImagesOptionsBuilder::new().filters(filters).build();
+                connection.docker.list_images(Some(options)).await
+            })
+            .await;
+        match listed {
+            Err(EngineError::Refused { .. } | EngineError::NotFound { .. }) if attempts > 1 => {
+                attempts -= 1;
+            }
+            listed => return listed,
+        }
+    }
+}
 
 pub(super) async fn history(
     engine: &DockerEngine,
@@ -30,13 +56,7 @@ pub(super) async fn history(
 }
 
 pub(super) async fn unnamed(engine: &DockerEngine) -> Result<Vec<ImageDetails>, EngineError> {
-    let images = engine
-        .call("listing", "images", async |connection| {
-            let filters = HashMap::from([("dangling", vec!["true"])]);
-            let options = ListImagesOptionsBuilder::new().filters(&filters).build();
-            connection.docker.list_images(Some(options)).await
-        })
-        .await?;
+    let images = list(engine, &HashMap::from([("dangling", vec!["true"])])).await?;
     Ok(images
         .into_iter()
         .map(|image| ImageDetails {

@@ -2,6 +2,7 @@
 
 mod archive;
 mod commit;
+mod diff;
 mod frames;
 mod hijack;
 mod history;
@@ -19,9 +20,8 @@ use bollard::models::ChangeType;
 use bollard::query_parameters::{
     ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder,
     DownloadFromContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptionsBuilder,
-    KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
-    RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder,
-    WaitContainerOptionsBuilder,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
@@ -247,12 +247,7 @@ impl Engine for DockerEngine {
     }
 
     async fn image_references(&self) -> Result<Vec<String>, EngineError> {
-        let images = self
-            .call("listing", "images", async |connection| {
-                let options = ListImagesOptionsBuilder::new().build();
-                connection.docker.list_images(Some(options)).await
-            })
-            .await?;
+        let images = images::list(self, &HashMap::new()).await?;
         Ok(images
             .into_iter()
             .flat_map(|image| image.repo_tags)
@@ -490,11 +485,12 @@ impl Engine for DockerEngine {
     async fn diff(&self, container: &str) -> Result<Vec<Change>, EngineError> {
         let changes = self
             .call("comparing container", container, async |connection| {
-                connection.docker.container_changes(container).await
+                let changes = connection.docker.container_changes(container).await?;
+                Ok((changes.unwrap_or_default(), connection.podman))
             })
             .await?;
-        Ok(changes
-            .unwrap_or_default()
+        let (changes, podman) = changes;
+        let changes: Vec<Change> = changes
             .into_iter()
             .map(|change| Change {
                 path: change.path,
@@ -504,7 +500,16 @@ impl Engine for DockerEngine {
                     ChangeType::_2 => ChangeKind::Deleted,
                 },
             })
-            .collect())
+            .collect();
+        if podman {
+            return Ok(diff::without_podmans_own(changes));
+        }
+        // Docker compares sizes and seconds: a file that was replaced by one of the same size
+        // within the second in which the image was made is not listed, but it takes space.
+        if changes.is_empty() && self.written_bytes(container).await? > 0 {
+            return Ok(vec![Change { path: "/".to_owned(), kind: ChangeKind::Modified }]);
+        }
+        Ok(changes)
     }
 
     async fn details(&self, container: &str) -> Result<ContainerDetails, EngineError> {

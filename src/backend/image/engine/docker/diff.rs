@@ -1,0 +1,35 @@
+//! What Podman lists of a container's differences that is its own doing.
+
+use crate::backend::image::engine::{Change, ChangeKind};
+
+/// Where Podman puts files of its own. It leaves these out of the list, but not the directory that
+/// they are in.
+const TOUCHED: &str = "/etc";
+
+/// Takes a modified `/etc` out when nothing in it is listed.
+pub(super) fn without_podmans_own(mut changes: Vec<Change>) -> Vec<Change> {
+    let is_below = |change: &Change| {
+        change.path.strip_prefix(TOUCHED).is_some_and(|rest| rest.starts_with('/'))
+    };
+    if !changes.iter().any(is_below) {
+        changes.retain(|change| change.path != TOUCHED || change.kind != ChangeKind::Modified);
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_directory_in_which_nothing_is_listed_is_taken_out() {
+        let change = |path: &str, kind| Change { path: path.to_owned(), kind };
+        let etc = change("/etc", ChangeKind::Modified);
+        assert_eq!(without_podmans_own(vec![etc.clone()]), []);
+        let file = change("/etc/motd", ChangeKind::Modified);
+        let both = vec![etc, file];
+        assert_eq!(without_podmans_own(both.clone()), both);
+        let deleted = vec![change("/etc", ChangeKind::Deleted)];
+        assert_eq!(without_podmans_own(deleted.clone()), deleted);
+    }
+}
