@@ -52,6 +52,14 @@ enum Found {
 }
 
 impl Shared {
+    /// Whether anything may have been left behind; asks the disk only.
+    pub(super) async fn may_have_left_some(&self) -> Result<bool, ImageError> {
+        // Who takes stock uses everything meanwhile. If that takes too long, it is as if all that
+        // it looks at were in use.
+        drop(timeout(TURN, self.stock_taking.lock()).await);
+        self.containers.may_have_left_some().await
+    }
+
     /// Looks through what was left behind, of one account or of all. What runs is brought to rest,
     /// what holds no changes or is old enough is removed.
     pub(super) async fn take_stock(&self, only: Option<&AccountName>) -> Result<Stock, ImageError> {
