@@ -25,7 +25,7 @@ use crate::inventory::walt_http::WaltInventory;
 use crate::inventory::{Freshness, Inventories, Inventory, InventoryError};
 use crate::listener;
 use crate::names::NodeName;
-use crate::relay::spool::{DiskBudget, SpoolLimits};
+use crate::relay::spool::{DiskBudget, Patience, SpoolLimits};
 use crate::server::Server;
 use crate::target::{NodesTarget, Target};
 
@@ -158,6 +158,8 @@ impl Gateway {
             disk: config.limits.spool_bytes,
             directory: spool,
             budget: DiskBudget::new(config.limits.spool_bytes.saturating_mul(SPOOLS_AT_ONCE)),
+            // Each connection has its own.
+            patience: Patience::none(),
         };
         let server = Arc::new(Server::new(
             parts.authenticator.clone(),

@@ -3,7 +3,10 @@
 //! russh grants window on receipt and stops reading a connection while one channel's queue is
 //! full, so a channel left unread stalls its siblings. Every channel is therefore read all the
 //! time; what its receiver cannot take yet waits here: in memory first, then in an unlinked
-//! temporary file, up to a cap. Only past the cap is the sender kept waiting.
+//! temporary file, up to a cap. Past the cap the sender is kept waiting.
+//!
+//! A receiver that is merely slower than the sender is no reason to write to disk: the sender is
+//! then held back for short whiles, as long as that helps and nobody else suffers ([`Patience`]).
 //!
 //! One producer, one consumer, strictly first in, first out.
 
@@ -14,9 +17,11 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 /// How much may wait, and where.
@@ -30,6 +35,56 @@ pub struct SpoolLimits {
     pub directory: PathBuf,
     /// What all queues together may keep on disk.
     pub budget: Arc<DiskBudget>,
+    /// How long the sender is kept waiting before the disk is used.
+    pub patience: Patience,
+}
+
+/// How long a sender is kept waiting for a receiver that is slow, before its bytes go to disk.
+/// Its transport is not read meanwhile, which slows the source down, and holds up siblings.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// How long the receiver may take over the next piece while no sibling is held up.
+    alone: Duration,
+    /// The channels of the connection that is not read meanwhile; `None`: there is no patience.
+    channels: Option<watch::Receiver<usize>>,
+}
+
+/// How long one piece may wait while others share the connection. A receiver that takes nothing
+/// is waited for once only.
+const BESIDE_OTHERS: Duration = Duration::from_millis(1);
+
+impl Patience {
+    /// What does not fit into memory goes to disk at once.
+    pub fn none() -> Self {
+        Self { alone: Duration::ZERO, channels: None }
+    }
+
+    /// Waits up to `alone` for each sign of life, where `channels` says that there is just one.
+    pub fn new(alone: Duration, channels: watch::Receiver<usize>) -> Self {
+        Self { alone, channels: Some(channels) }
+    }
+
+    fn others_wait(&self) -> bool {
+        self.channels.as_ref().is_none_or(|channels| *channels.borrow() > 1)
+    }
+
+    /// Resolves when the patience that began at `since` is over.
+    async fn ends(&self, since: Instant) {
+        let mut channels = self.channels.clone();
+        loop {
+            let patience = if self.others_wait() { BESIDE_OTHERS } else { self.alone };
+            let changed = async {
+                let Some(channels) = &mut channels else { return std::future::pending().await };
+                if channels.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                () = sleep_until(since + patience) => return,
+                () = changed => {}
+            }
+        }
+    }
 }
 
 /// A bound on what several queues together keep on disk.
@@ -59,7 +114,8 @@ impl DiskBudget {
 impl SpoolLimits {
     /// Memory only: for sources that can be left unread without harm to others.
     pub fn memory_only(memory: usize) -> Self {
-        Self { memory, disk: 0, directory: PathBuf::new(), budget: DiskBudget::new(0) }
+        let (directory, budget) = (PathBuf::new(), DiskBudget::new(0));
+        Self { memory, disk: 0, directory, budget, patience: Patience::none() }
     }
 }
 
@@ -108,6 +164,10 @@ struct State<M> {
     file: Option<Arc<File>>,
     /// The disk failed once; from then on only memory is used.
     disk_failed: bool,
+    /// Pieces taken so far.
+    taken: u64,
+    /// What `taken` was when patience with the receiver last ended.
+    patience_ended_at: Option<u64>,
     producer_gone: bool,
     consumer_gone: bool,
 }
@@ -143,6 +203,8 @@ pub fn spool<M>(limits: SpoolLimits) -> (Producer<M>, Consumer<M>) {
             tail: 0,
             file: None,
             disk_failed: false,
+            taken: 0,
+            patience_ended_at: None,
             producer_gone: false,
             consumer_gone: false,
         }),
@@ -154,8 +216,7 @@ pub fn spool<M>(limits: SpoolLimits) -> (Producer<M>, Consumer<M>) {
 
 enum Place {
     Memory,
-    Disk(u64),
-    Nowhere,
+    Full,
     Discard,
 }
 
@@ -182,22 +243,29 @@ impl<M> Producer<M> {
                     state.entries.push_back(Entry::Memory(Piece::Bytes(stream, bytes)));
                     break;
                 }
-                Place::Disk(start) => match self.write(start, bytes.clone()).await {
-                    Ok(file) => {
-                        self.record(file, stream, start, bytes.len() as u64);
-                        break;
-                    }
-                    Err(error) => {
-                        warn!(
-                            directory = %self.0.limits.directory.display(),
-                            %error,
-                            "cannot spool to disk, a slow receiver will hold up its connection"
-                        );
-                        self.0.limits.budget.give_back(bytes.len() as u64);
-                        self.0.lock().disk_failed = true;
-                    }
-                },
-                Place::Nowhere => self.0.drained.notified().await,
+                Place::Full => {}
+            }
+            if self.receiver_makes_room().await {
+                continue;
+            }
+            let Some(start) = self.reserve_disk(bytes.len() as u64) else {
+                self.0.drained.notified().await;
+                continue;
+            };
+            match self.write(start, bytes.clone()).await {
+                Ok(file) => {
+                    self.record(file, stream, start, bytes.len() as u64);
+                    break;
+                }
+                Err(error) => {
+                    warn!(
+                        directory = %self.0.limits.directory.display(),
+                        %error,
+                        "cannot spool to disk, a slow receiver will hold up its connection"
+                    );
+                    self.0.limits.budget.give_back(bytes.len() as u64);
+                    self.0.lock().disk_failed = true;
+                }
             }
         }
         self.0.filled.notify_one();
@@ -205,21 +273,47 @@ impl<M> Producer<M> {
 
     fn place(&self, len: usize) -> Place {
         let state = self.0.lock();
-        let limits = &self.0.limits;
         if state.consumer_gone {
             Place::Discard
         } else if state.disk == 0
-            && (state.memory == 0 || state.memory + len + OVERHEAD <= limits.memory)
+            && (state.memory == 0 || state.memory + len + OVERHEAD <= self.0.limits.memory)
         {
             Place::Memory
-        } else if !state.disk_failed
-            && state.disk + len as u64 <= limits.disk
-            && limits.budget.take(len as u64)
-        {
-            Place::Disk(state.tail)
         } else {
-            Place::Nowhere
+            Place::Full
         }
+    }
+
+    /// Waits for the receiver to take something; `false`: it does not, or others suffer.
+    async fn receiver_makes_room(&self) -> bool {
+        let patience = &self.0.limits.patience;
+        if patience.channels.is_none() {
+            return false;
+        }
+        {
+            let state = self.0.lock();
+            let taken_nothing_since = state.patience_ended_at == Some(state.taken);
+            // To wait until all of a file was read back would be long.
+            if taken_nothing_since || (state.disk > 0 && patience.others_wait()) {
+                return false;
+            }
+        }
+        tokio::select! {
+            () = self.0.drained.notified() => true,
+            () = patience.ends(Instant::now()) => {
+                let mut state = self.0.lock();
+                state.patience_ended_at = Some(state.taken);
+                false
+            }
+        }
+    }
+
+    /// The offset at which `len` bytes may be written; `None` past the cap or without a disk.
+    fn reserve_disk(&self, len: u64) -> Option<u64> {
+        let state = self.0.lock();
+        let limits = &self.0.limits;
+        let fits = !state.disk_failed && state.disk + len <= limits.disk;
+        (fits && limits.budget.take(len)).then_some(state.tail)
     }
 
     async fn write(&self, start: u64, bytes: Bytes) -> io::Result<Arc<File>> {
@@ -337,6 +431,7 @@ impl<M> Consumer<M> {
                 if let Piece::Bytes(_, bytes) = &piece {
                     state.memory -= bytes.len() + OVERHEAD;
                 }
+                state.taken += 1;
                 Next::Piece(piece)
             }
             _ => Next::Empty,
@@ -361,6 +456,7 @@ impl<M> Consumer<M> {
     fn forget(&mut self, read: u64) {
         let mut state = self.0.lock();
         state.disk -= read;
+        state.taken += 1;
         self.0.limits.budget.give_back(read);
         if let Some(Entry::Disk { start, len, .. }) = state.entries.front_mut() {
             *start += read;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::spool::{DiskBudget, Producer};
+use super::spool::{DiskBudget, Patience, Producer};
 use super::*;
 
 /// A program whose input takes nothing until released, and whose output is scripted.
@@ -124,6 +124,7 @@ fn start(stdin: impl FnOnce(Arc<Program>) -> Box<dyn Stdin>, shared: bool) -> Ri
         disk: 1024 * 1024,
         directory: std::env::temp_dir(),
         budget: DiskBudget::new(1024 * 1024),
+        patience: Patience::none(),
     };
     let program = Arc::new(Program::default());
     let client = Arc::new(FakeClient::default());

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::connection::Connection;
+use super::connection::{Connection, CountedChannel};
 use crate::backend::{ExitStatus, Gone, Program, PtyRequest, WindowSize, X11Request};
 use crate::relay::spool::{Consumer, Piece, Producer, Stream, spool};
 use crate::relay::{ClientOutput, ControlRequests, InputEof};
@@ -65,7 +65,7 @@ pub(super) fn open(
     kind: Kind,
 ) -> (SessionChannel, impl Future<Output = ()> + use<>) {
     let (read, write) = channel.split();
-    let (producer, input) = spool(connection.server.spool.clone());
+    let (producer, input) = spool(connection.input_spool());
     let (setup_sender, setup) = mpsc::channel(SETUP_QUEUE);
     let (window_sender, window) = watch::channel(WindowSize::default());
     let (signal_sender, signals) = mpsc::channel(SIGNAL_QUEUE);
@@ -76,6 +76,7 @@ pub(super) fn open(
         closed: CancellationToken::new(),
         eof_sent: AtomicBool::new(false),
         connection: connection.clone(),
+        _counted: connection.count_channel(),
     });
     let keys = Arc::new(InterruptKey::default());
     let reader = Reader {
@@ -131,6 +132,7 @@ pub(super) struct ChannelOutput {
     closed: CancellationToken,
     eof_sent: AtomicBool,
     connection: Arc<Connection>,
+    _counted: CountedChannel,
 }
 
 impl ChannelOutput {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use russh::server::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Span;
@@ -15,6 +16,7 @@ use super::arrival::ClientSide;
 use super::refusal::Refusal;
 use crate::auth::Identity;
 use crate::backend::{Attachment, Caller};
+use crate::relay::spool::{Patience, SpoolLimits};
 use crate::target::{Target, Username, UsernameError};
 
 /// One client connection, from accept to close.
@@ -31,6 +33,8 @@ pub(super) struct Connection {
     attachment: Mutex<Option<Arc<dyn Attachment>>>,
     open_sessions: Arc<AtomicUsize>,
     open_forwards: Arc<AtomicUsize>,
+    /// How many channels are open, of either kind and direction.
+    channels: Arc<watch::Sender<usize>>,
     ending: CancellationToken,
     ending_reason: OnceLock<String>,
     opened: Instant,
@@ -47,6 +51,15 @@ struct Client {
 
 /// Forwarded connections open at once on one client connection.
 const MOST_FORWARDS: usize = 1024;
+
+/// How long a client's connection is not read for a target that is slow to take input, while it
+/// has one channel. A second one that it opens meanwhile waits as long.
+const INPUT_PATIENCE: Duration = Duration::from_millis(40);
+
+/// How long a target's connection is not read for a client that is slow, while it has one
+/// channel. Without this, output that nobody wants any more would pile up before a slow client;
+/// an interrupt on its way to the target waits as long.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Counts an open channel for as long as it exists.
 pub(super) struct Slot(Arc<AtomicUsize>);
@@ -67,6 +80,15 @@ impl Drop for Slot {
     }
 }
 
+/// One of the channels that share the connection, for as long as it exists.
+pub(super) struct CountedChannel(Arc<watch::Sender<usize>>);
+
+impl Drop for CountedChannel {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
 impl Connection {
     pub(super) fn new(server: Arc<Server>, peer: SocketAddr, id: u64, span: Span) -> Self {
         Self {
@@ -80,6 +102,7 @@ impl Connection {
             attachment: Mutex::new(None),
             open_sessions: Arc::default(),
             open_forwards: Arc::default(),
+            channels: Arc::new(watch::Sender::new(0)),
             ending: CancellationToken::new(),
             ending_reason: OnceLock::new(),
             opened: Instant::now(),
@@ -157,6 +180,27 @@ impl Connection {
     /// A place for one more forwarded connection, if the limit allows.
     pub(super) fn forward_slot(&self) -> Option<Slot> {
         Slot::take(&self.open_forwards, MOST_FORWARDS)
+    }
+
+    /// Counts a channel among those that share the connection.
+    pub(super) fn count_channel(&self) -> CountedChannel {
+        self.channels.send_modify(|open| *open += 1);
+        CountedChannel(self.channels.clone())
+    }
+
+    /// The bounds of a queue for the client's bytes.
+    pub(super) fn input_spool(&self) -> SpoolLimits {
+        self.spool(INPUT_PATIENCE)
+    }
+
+    /// The bounds of a queue for bytes to the client.
+    pub(super) fn output_spool(&self) -> SpoolLimits {
+        self.spool(OUTPUT_PATIENCE)
+    }
+
+    fn spool(&self, alone: Duration) -> SpoolLimits {
+        let patience = Patience::new(alone, self.channels.subscribe());
+        SpoolLimits { patience, ..self.server.spool.clone() }
     }
 
     /// Ends all sessions, which tell their clients why.

@@ -63,7 +63,7 @@ pub(super) async fn relay(
     let relaying = async {
         let client =
             relay::Client { input: &mut input, control: &mut control, output: output.as_ref() };
-        relay::run(client, session, &connection.server.spool, &counters).await;
+        relay::run(client, session, &connection.output_spool(), &counters).await;
         output.close().await;
     };
     tokio::select! {

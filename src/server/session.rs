@@ -137,7 +137,7 @@ async fn attempt(
     keys.arm(false);
 
     let client = relay::Client { input, control, output: output.as_ref() };
-    let end = relay::run(client, session, &connection.server.spool, counters).await;
+    let end = relay::run(client, session, &connection.output_spool(), counters).await;
 
     keys.arm(true);
     let mut console = ChannelConsole::new(output, input, keys, columns);

@@ -5,7 +5,8 @@ use super::*;
 fn limits(memory: usize, disk: u64) -> SpoolLimits {
     let memory = memory + OVERHEAD;
     let budget = DiskBudget::new(1024 * 1024);
-    SpoolLimits { memory, disk, directory: std::env::temp_dir(), budget }
+    let directory = std::env::temp_dir();
+    SpoolLimits { memory, disk, directory, budget, patience: Patience::none() }
 }
 
 fn piece(byte: u8, len: usize) -> Piece<()> {
@@ -149,4 +150,55 @@ async fn queues_share_a_bound_on_the_disk_and_give_back_what_they_took() {
     assert_eq!(budget.used.load(Ordering::Relaxed), 500);
     drop(second_end);
     assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+}
+
+fn patient(channels: usize) -> (SpoolLimits, watch::Sender<usize>) {
+    let (count, counted) = watch::channel(channels);
+    let patience = Patience::new(Duration::from_secs(3600), counted);
+    (SpoolLimits { patience, ..limits(4, 100) }, count)
+}
+
+fn on_disk<M>(consumer: &Consumer<M>) -> u64 {
+    consumer.0.lock().disk
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_channel_is_held_back_rather_than_written_to_disk() {
+    let (limits, _count) = patient(1);
+    let (producer, mut consumer) = spool(limits);
+    producer.push(piece(1, 4)).await;
+    let mut held_back = Box::pin(producer.push(piece(2, 4)));
+    assert!(futures_util::poll!(held_back.as_mut()).is_pending());
+    assert_eq!(consumer.pop().await.unwrap(), Some(piece(1, 4)));
+    held_back.await;
+    assert_eq!(on_disk(&consumer), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sibling_that_appears_ends_the_patience() {
+    let (limits, count) = patient(1);
+    let (producer, consumer) = spool(limits);
+    producer.push(piece(1, 4)).await;
+    let mut held_back = Box::pin(producer.push(piece(2, 4)));
+    assert!(futures_util::poll!(held_back.as_mut()).is_pending());
+    count.send_replace(2);
+    let started = Instant::now();
+    held_back.await;
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert_eq!(on_disk(&consumer), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_takes_nothing_is_waited_for_once() {
+    let (limits, _count) = patient(2);
+    let (producer, mut consumer) = spool(limits);
+    producer.push(piece(1, 4)).await;
+    let started = Instant::now();
+    for byte in 2..12 {
+        producer.push(piece(byte, 4)).await;
+    }
+    assert!(started.elapsed() < 2 * BESIDE_OTHERS, "{:?}", started.elapsed());
+    assert_eq!(on_disk(&consumer), 40);
+    drop(producer);
+    assert_eq!(drain(&mut consumer).await.len(), 44);
 }
