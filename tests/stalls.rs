@@ -55,8 +55,9 @@ impl Sibling {
         for _ in 0..MEASUREMENTS {
             let mut delays: Vec<_> = (0..ECHOES).map(|_| self.echo()).collect();
             delays.sort();
-            let (median, worst) = (delays[ECHOES / 2], delays[ECHOES - 1]);
-            println!("{when}: an echo takes {median:?} (median), {worst:?} (longest)");
+            let [median, p99, worst] =
+                [ECHOES / 2, ECHOES * 99 / 100, ECHOES - 1].map(|index| delays[index]);
+            println!("{when}: an echo takes {median:?} (median), {p99:?} (p99), {worst:?} (worst)");
             if median < TOLERABLE {
                 return;
             }

@@ -15,13 +15,9 @@ use tokio::time::timeout;
 use super::support::{DEADLINE, Gateway, Testbed};
 
 /// Waits for something that must happen.
-#[track_caller]
-pub(crate) fn soon<T>(what: &str, event: impl Future<Output = T>) -> impl Future<Output = T> {
-    let what = what.to_owned();
-    async move {
-        let happened = timeout(DEADLINE, event).await;
-        happened.unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
-    }
+pub(crate) async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
+    let happened = timeout(DEADLINE, event).await;
+    happened.unwrap_or_else(|_| panic!("not within {DEADLINE:?}: {what}"))
 }
 
 /// A client's connection to the gateway.
