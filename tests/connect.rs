@@ -140,6 +140,23 @@ fn options_of_a_key_restrict_its_sessions() {
 }
 
 #[test]
+fn a_forced_command_knows_what_was_asked_for() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let key = testbed.generate_key("alice", "ed25519");
+    let options = "command=\"printf '<%s>' \\\"$SSH_ORIGINAL_COMMAND\\\"\"";
+    testbed.write("accounts/alice.pub", format!("{options} {}", testbed.read("alice.pub")));
+    let gateway = testbed.gateway().auth(&closed_auth(&testbed)).node(&node).start();
+
+    let ssh = || gateway.ssh("rpi1").identity(&key);
+    let asked = r#"echo 'two  words'; "\$HOME""#;
+    ssh().command(asked).run().expect_success().expect_stdout(&format!("<{asked}>"));
+    ssh().option(&["-s"]).command("sftp").run().expect_success().expect_stdout("<sftp>");
+    let pretended = ssh().option(&["-o", "SetEnv SSH_ORIGINAL_COMMAND=pretended"]).run();
+    pretended.expect_success().expect_stdout("<>");
+}
+
+#[test]
 fn a_password_lets_in_and_a_wrong_one_does_not() {
     let testbed = Testbed::new();
     let node = testbed.sshd("rpi1");

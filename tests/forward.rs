@@ -9,7 +9,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
 use support::process::{bound_command, run_tool};
 use support::{DEADLINE, Gateway, Node, Testbed, eventually};
 
@@ -242,6 +244,44 @@ fn a_dynamic_forward_to_a_silent_server_freezes_nothing() {
     unanswered.write_all(&[0; 65536]).unwrap();
     let stream = socks_connect(local(port), talkative_server());
     let answer = talk(&stream, || stream.shutdown(Shutdown::Write).unwrap());
+    assert_eq!(answer, whole_answer());
+    client.kill();
+}
+
+/// A server whose kernel takes no more connections until [`TcpListener::accept`] is called, and
+/// the connections that it has.
+fn crowded_server() -> (TcpListener, Vec<TcpStream>) {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &local(0)).unwrap();
+    listen(&socket, 0).unwrap();
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    let a_while = Duration::from_millis(300);
+    let connect = || TcpStream::connect_timeout(&address, a_while).ok();
+    let crowd = std::iter::from_fn(connect).collect();
+    (listener, crowd)
+}
+
+#[test]
+fn a_forward_to_a_server_that_does_not_answer_waits_and_freezes_nothing() {
+    let (_testbed, _node, gateway) = one_node();
+    let (listener, crowd) = crowded_server();
+    let (slow, quick) = (unused_port(), unused_port());
+    let slowly = format!("{slow}:{}", listener.local_addr().unwrap());
+    let quickly = format!("{quick}:{}", talkative_server());
+    let client = gateway.ssh("rpi1").option(&["-N", "-L", &slowly, "-L", &quickly]).start();
+    wait_for_port(quick);
+    let waiting = TcpStream::connect(local(slow)).unwrap();
+    assert_eq!(talk_over_tcp(local(quick)), whole_answer());
+    gateway.ssh("rpi1").command("true").run().expect_success();
+
+    for _ in &crowd {
+        listener.accept().unwrap();
+    }
+    let (stream, _) = listener.accept().unwrap();
+    thread::spawn(move || converse(stream));
+    waiting.set_read_timeout(Some(DEADLINE)).unwrap();
+    let answer = talk(&waiting, || waiting.shutdown(Shutdown::Write).unwrap());
     assert_eq!(answer, whole_answer());
     client.kill();
 }

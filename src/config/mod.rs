@@ -80,6 +80,9 @@ pub struct Limits {
     pub idle: Option<Duration>,
     /// Bytes of one channel that may wait on disk for a receiver that does not read.
     pub spool_bytes: u64,
+    /// Bytes in one direction after which the gateway asks a client for new keys; RFC 4253
+    /// section 9 advises one gibibyte.
+    pub rekey_bytes: usize,
 }
 
 /// `[auth]`

@@ -61,6 +61,10 @@ pub(super) fn limits(root: &mut Root<'_, '_>) -> Limits {
             .unwrap_or(8),
         idle: (idle > 0).then(|| Duration::from_secs(idle * MINUTE)),
         spool_bytes: spool * MEBIBYTE,
+        rekey_bytes: section
+            .take("rekey_megabytes", count(1..=1024))
+            .unwrap_or(1024)
+            .saturating_mul(1 << 20),
     };
     section.finish();
     limits

@@ -95,13 +95,15 @@ pub async fn run(
     let (mut input_carried, mut control_carried) = (false, false);
     loop {
         tokio::select! {
+            // What is typed after a window change must find the new size, as in a direct session.
+            biased;
+            () = &mut controlling, if !control_carried => control_carried = true,
+            () = &mut inward, if !input_carried => input_carried = true,
             ended = &mut outward => match ended {
                 Ok(Some(status)) => return SessionEnd::Exited(status),
                 Ok(None) => return SessionEnd::BackendLost,
                 Err(Gone) => break,
             },
-            () = &mut inward, if !input_carried => input_carried = true,
-            () = &mut controlling, if !control_carried => control_carried = true,
             () = output.gone() => break,
         }
     }

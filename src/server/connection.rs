@@ -138,6 +138,11 @@ impl Connection {
         self.identity().is_none_or(|identity| identity.restrictions.no_port_forwarding)
     }
 
+    /// Whether programs run at the target, which could use an agent or a display of the client's.
+    pub(super) fn target_runs_programs(&self) -> bool {
+        self.client.get().is_some_and(|client| !matches!(client.target, Ok(Target::Lobby(_))))
+    }
+
     /// The client's SSH transport, once authenticated.
     pub(super) fn handle(&self) -> Option<Handle> {
         self.client.get().map(|client| client.handle.clone())

@@ -254,10 +254,12 @@ impl russh::server::Handler for ClientHandler {
         _x11_screen_number: u32,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if self.restrictions().is_none_or(|restrictions| restrictions.no_x11_forwarding) {
-            session.channel_failure(channel)
-        } else {
+        let allowed =
+            self.restrictions().is_some_and(|restrictions| !restrictions.no_x11_forwarding);
+        if allowed && self.connection.target_runs_programs() {
             session.channel_success(channel)
+        } else {
+            session.channel_failure(channel)
         }
     }
 
@@ -266,7 +268,9 @@ impl russh::server::Handler for ClientHandler {
         _channel: ChannelId,
         _session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        Ok(self.restrictions().is_some_and(|restrictions| !restrictions.no_agent_forwarding))
+        let allowed =
+            self.restrictions().is_some_and(|restrictions| !restrictions.no_agent_forwarding);
+        Ok(allowed && self.connection.target_runs_programs())
     }
 
     async fn tcpip_forward(

@@ -8,6 +8,7 @@ mod arrival;
 mod channel;
 mod connection;
 mod console;
+mod forced_command;
 mod forward;
 mod handler;
 mod line_editor;
@@ -18,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use russh::keys::PrivateKey;
+use russh::keys::{PrivateKey, ssh_encoding};
 use russh::server::Config;
 use russh::{Disconnect, MethodKind, MethodSet};
 use tokio::net::TcpStream;
@@ -76,6 +77,7 @@ impl Server {
         let ssh = Arc::new(Config {
             server_id: algorithms::identification(),
             methods: methods.clone(),
+            limits: rekey_limits(limits.rekey_bytes),
             // Passwords cost the same time whether right, wrong or without an account; a refused
             // public key tells nothing and need not cost any.
             auth_rejection_time: Duration::ZERO,
@@ -88,8 +90,9 @@ impl Server {
             // OpenSSH's first attempt, "none", counts here but not in sshd's MaxAuthTries.
             max_auth_attempts: limits.max_auth_attempts + 1,
             inactivity_timeout: None,
-            keepalive_interval: Some(algorithms::CLIENT_KEEPALIVE),
-            keepalive_max: 3,
+            // The kernel asks whether the client's machine is there (ssh/peer_watch.rs). A client
+            // that is stopped, as by ssh's escape ~^Z, answers nothing and is there all the same.
+            keepalive_interval: None,
             nodelay: true,
             ..Config::default()
         });
@@ -170,6 +173,11 @@ async fn run(
     debug!("connection closed");
 }
 
+/// New keys after this many bytes in one direction, or an hour.
+fn rekey_limits(bytes: usize) -> russh::Limits {
+    russh::Limits { rekey_write_limit: bytes, rekey_read_limit: bytes, ..Default::default() }
+}
+
 /// Lets the sessions tell their clients why they end, then says goodbye.
 async fn end(
     connection: &Connection,
@@ -218,7 +226,10 @@ fn log_end(ended: Result<(), russh::Error>, by: &str) {
     use russh::Error;
     match ended {
         Ok(()) | Err(Error::Disconnect | Error::HUP | Error::IO(_)) => debug!("closed {by}"),
-        Err(Error::KeepaliveTimeout) => info!("the client stopped answering"),
+        Err(Error::SshEncoding(ssh_encoding::Error::CharacterEncoding)) => warn!(
+            "the client sent text that is not UTF-8, such as an environment variable's value, \
+             which is not supported; connection closed"
+        ),
         Err(error) => warn!(%error, "SSH protocol error, connection closed"),
     }
 }

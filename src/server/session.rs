@@ -10,6 +10,7 @@ use tracing::{debug, error, info, warn};
 use super::channel::{self, ChannelOutput, Kind, SessionChannel, SetupRequest};
 use super::connection::{Connection, Slot};
 use super::console::ChannelConsole;
+use super::forced_command;
 use super::refusal::Refusal;
 use crate::auth::Restrictions;
 use crate::backend::image::ImageError;
@@ -77,7 +78,8 @@ fn restrict(request: &mut SessionRequest, restrictions: &Restrictions) {
         request.x11 = None;
     }
     if let Some(command) = &restrictions.forced_command {
-        request.program = Program::Exec(command.clone().into());
+        request.program = forced_command::in_place_of(&request.program, command);
+        request.env.retain(|(name, _)| name != forced_command::ORIGINAL_COMMAND);
     }
 }
 

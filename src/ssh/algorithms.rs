@@ -1,13 +1,9 @@
 //! What the gateway offers in key exchange, as a server and as a client.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg};
 use russh::{Preferred, SshId, cipher, compression};
-
-/// Sent when nothing was heard for this long; three unanswered end the connection.
-pub(crate) const CLIENT_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// AES-GCM first: with AES instructions it costs half the CPU time of ChaCha20. The client's
 /// order decides between them (RFC 4253 section 7.1); towards nodes this order does. Compression

@@ -1,7 +1,8 @@
 //! Notices that a peer is gone although its stream is not read.
 //!
 //! russh leaves a transport unread while a channel's receiver is full. What a dead peer's end says
-//! is then never read either, and no SSH keepalive is sent; the kernel still knows.
+//! is then never read either, and no SSH keepalive is sent; the kernel still knows. It also answers
+//! for a client that is stopped, which SSH keepalives would count as gone.
 
 use std::io;
 use std::os::fd::AsFd;

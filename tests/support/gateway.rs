@@ -235,19 +235,30 @@ impl Gateway {
         kibibytes * 1024
     }
 
-    /// How many bytes it has read so far, from all sources.
-    pub(crate) fn bytes_read(&self) -> u64 {
-        let io = fs::read_to_string(format!("/proc/{}/io", self.process.pid())).unwrap();
-        let count = io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap();
-        count.parse().unwrap()
+    /// How many bytes it keeps on disk in files without a name.
+    pub(crate) fn spooled(&self) -> u64 {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.process.pid())).unwrap();
+        let unlinked = files.flatten().map(|file| file.path()).filter(|path| {
+            // A descriptor may be closed meanwhile.
+            fs::read_link(path).is_ok_and(|link| link.to_string_lossy().ends_with(" (deleted)"))
+        });
+        unlinked.filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum()
     }
 
-    /// Waits until it has not read anything for a second: its peers are all stalled.
+    /// The CPU time that it took so far, in clock ticks.
+    fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap();
+        // Behind the name, which may contain anything: proc(5) calls these fields 14 and 15.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
+
+    /// Waits until it has done nothing for a second: its peers are all stalled.
     pub(crate) fn wait_until_idle(&self) {
         let mut last = 0;
         let mut quiet = 0;
-        super::eventually("the gateway has stopped reading", || {
-            let now = self.bytes_read();
+        super::eventually("the gateway is idle", || {
+            let now = self.cpu_ticks();
             quiet = if now == last { quiet + 1 } else { 0 };
             last = now;
             quiet == 50

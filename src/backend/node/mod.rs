@@ -13,6 +13,7 @@ mod upstreams;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use russh::Channel;
@@ -31,6 +32,10 @@ use crate::names::{Login, NodeName};
 
 /// WalT's own wording.
 const CAUTION: &str = "Caution: changes outside /persist will be lost on next node reboot.";
+
+/// How long a node may take to connect somewhere: longer than its kernel tries, so that no channel
+/// is given up that the node opens later.
+const STREAM_OPENING: Duration = Duration::from_secs(150);
 
 /// Opens nodes.
 pub struct NodeBackend {
@@ -215,7 +220,7 @@ impl Attachment for NodeAttachment {
             Some(upstream) => upstream,
             None => self.connect_upstream(&node, self.upstreams.silent_turn().await).await?,
         };
-        let channel = upstream.open_stream(to, node.options.connect).await?;
+        let channel = upstream.open_stream(to, STREAM_OPENING).await?;
         Ok(session::stream(channel))
     }
 

@@ -50,6 +50,7 @@ fn the_example_file_is_complete_and_right_even_where_it_is_commented_out() {
         limits.login_grace_seconds limits.max_startups limits.max_startups_per_source \
         limits.max_auth_attempts limits.max_sessions_per_connection \
         limits.max_containers_per_account limits.idle_minutes limits.spool_megabytes \
+        limits.rekey_megabytes \
         auth.accounts_dir auth.trusted_user_ca auth.open_networks auth.guest \
         accounts.*.password accounts.*.allow walt.api walt.refresh_seconds \
         node_defaults.networks node_defaults.identity node_defaults.known_hosts \

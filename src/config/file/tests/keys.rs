@@ -26,6 +26,7 @@ fn an_empty_file_gives_safe_defaults() {
     assert_eq!(config.limits.max_containers_per_account, 8);
     assert_eq!(config.limits.idle, None);
     assert_eq!(config.limits.spool_bytes, 256 << 20);
+    assert_eq!(config.limits.rekey_bytes, 1 << 30);
     assert_eq!(config.auth.accounts_dir, Some(dir.path().join("keys/accounts")));
     assert_eq!(config.auth.trusted_user_ca, None);
     assert_eq!(config.auth.open_networks, []);
@@ -72,6 +73,7 @@ fn every_key_is_read() {
         max_containers_per_account = 6
         idle_minutes = 7
         spool_megabytes = 0x08
+        rekey_megabytes = 9
         [auth]
         accounts_dir = "/accounts"
         trusted_user_ca = "ca.pub"
@@ -142,6 +144,7 @@ fn every_key_is_read() {
     assert_eq!((limits.max_sessions_per_connection, limits.max_containers_per_account), (5, 6));
     assert_eq!(limits.idle, Some(Duration::from_secs(420)));
     assert_eq!(limits.spool_bytes, 8 << 20);
+    assert_eq!(limits.rekey_bytes, 9 << 20);
     assert_eq!(config.auth.accounts_dir, Some("/accounts".into()));
     assert_eq!(config.auth.trusted_user_ca, Some(base.join("ca.pub")));
     assert_eq!(config.auth.open_networks.len(), 2);
