@@ -6,7 +6,7 @@ use super::{Current, Inner, Started, State};
 use crate::backend::image::container::{BaseImage, Container, Mode};
 use crate::backend::image::containers::NewContainer;
 use crate::backend::image::dialogue::Decision;
-use crate::backend::image::engine::{EngineError, Process};
+use crate::backend::image::engine::{Process, ProcessStreams};
 use crate::backend::image::error::ImageError;
 use crate::backend::image::naming::{SaveTarget, shown_to};
 use crate::backend::image::session;
@@ -103,17 +103,9 @@ impl Inner {
             })
             .await?;
         let container = Arc::new(container);
-        let session = match streams {
-            Some(streams) => {
-                let process = Process::First(container.id.clone());
-                Ok(session::begin(&container, process, request, streams).await)
-            }
-            None => session::start_beside(&container, request).await,
-        };
-        let session = match session {
+        let session = match first_session(&container, request, streams).await {
             Ok(session) => session,
             Err(error) => {
-                let error = cause_of(error, &container).await;
                 container.remove().await;
                 return Err(error);
             }
@@ -139,17 +131,9 @@ impl Inner {
         self.shared.reopen(&container);
         let (container, streams) = self.shared.containers.resume(container).await?;
         let container = Arc::new(container);
-        let session = match streams {
-            Some(streams) => {
-                let process = Process::First(container.id.clone());
-                Ok(session::begin(&container, process, request, streams).await)
-            }
-            None => session::start_beside(&container, request).await,
-        };
-        let session = match session {
+        let session = match first_session(&container, request, streams).await {
             Ok(session) => session,
             Err(error) => {
-                let error = cause_of(error, &container).await;
                 self.shared.keep(&container).await;
                 return Err(error);
             }
@@ -203,12 +187,23 @@ impl Inner {
     }
 }
 
-async fn cause_of(error: EngineError, container: &Container) -> ImageError {
-    if container.ending().is_none() {
-        return error.into();
+/// A session in a container that has none: process 1 itself if its streams are given, else
+/// beside it.
+async fn first_session(
+    container: &Arc<Container>,
+    request: &SessionRequest,
+    streams: Option<ProcessStreams>,
+) -> Result<BackendSession, ImageError> {
+    if let Some(streams) = streams {
+        let process = Process::First(container.id.clone());
+        return Ok(session::begin(container, process, request, streams).await);
     }
-    ImageError::ContainerDied {
-        image: container.base.shown.clone(),
-        reason: container.cause_of_death().await,
+    match session::start_beside(container, request).await {
+        Ok(session) => Ok(session),
+        Err(error) if container.ending().is_none() => Err(error.into()),
+        Err(_) => Err(ImageError::ContainerDied {
+            image: container.base.shown.clone(),
+            reason: container.cause_of_death().await,
+        }),
     }
 }

@@ -2,7 +2,9 @@
 
 mod archive;
 mod commit;
+mod connection;
 mod diff;
+mod files;
 mod frames;
 mod hijack;
 mod history;
@@ -10,23 +12,23 @@ mod images;
 mod spec;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::ChangeType;
 use bollard::query_parameters::{
-    ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder,
-    DownloadFromContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptionsBuilder,
     KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
     ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
-use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
 
+use self::connection::{CALL, Connection, error_of, usual_sockets};
 use self::hijack::Call;
 use super::{
     Change, ChangeKind, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError,
@@ -34,146 +36,24 @@ use super::{
     ProcessStreams, Publication,
 };
 use crate::backend::WindowSize;
-use crate::error_chain::chain;
 
-/// Where WalT's own podman answers.
-const WALT_SOCKET: &str = "/run/walt/podman/podman.socket";
-/// Where Docker answers.
-const DOCKER_SOCKET: &str = "/var/run/docker.sock";
-/// Where the system's podman answers.
-const PODMAN_SOCKET: &str = "/run/podman/podman.sock";
-
-/// For calls that take no longer than the engine's housekeeping.
-const CALL: Duration = Duration::from_secs(60);
 /// How long a wait for the end of a container runs before it is asked again.
 const WAIT: Duration = Duration::from_secs(3600);
-/// How long a new connection may take; podman starts itself on the first one.
-const CONNECT: Duration = Duration::from_secs(15);
-/// Bits of Go's `io/fs.FileMode`, as the API prints it.
-const MODE_DIRECTORY: u32 = 1 << 31;
-const MODE_SYMLINK: u32 = 1 << 27;
-/// As many symbolic links as Linux follows, path_resolution(7).
-const MAX_LINKS: usize = 40;
-
 /// An engine behind a socket. Connects when first used and again after it went away.
 pub struct DockerEngine {
     candidates: Vec<PathBuf>,
     connection: Mutex<Option<Arc<Connection>>>,
 }
 
-struct Connection {
-    docker: Docker,
-    info: EngineInfo,
-    podman: bool,
-}
-
 impl DockerEngine {
     /// The engine at `socket`, or at the first of the usual places where one answers. Does
     /// nothing yet.
     pub fn new(socket: Option<PathBuf>) -> Self {
-        let usual = || [WALT_SOCKET, DOCKER_SOCKET, PODMAN_SOCKET].map(PathBuf::from);
         Self {
-            candidates: socket.map_or_else(|| usual().to_vec(), |socket| vec![socket]),
+            candidates: socket.map_or_else(usual_sockets, |socket| vec![socket]),
             connection: Mutex::new(None),
         }
     }
-
-    async fn connection(&self) -> Result<Arc<Connection>, EngineError> {
-        let mut connection = self.connection.lock().await;
-        if let Some(connection) = &*connection {
-            return Ok(Arc::clone(connection));
-        }
-        let mut tried = Vec::new();
-        for socket in &self.candidates {
-            match connect(socket).await {
-                Ok(new) => {
-                    let new = Arc::new(new);
-                    *connection = Some(Arc::clone(&new));
-                    return Ok(new);
-                }
-                Err(reason) => tried.push(format!("{}: {reason}", socket.display())),
-            }
-        }
-        Err(EngineError::Unavailable { tried })
-    }
-
-    /// Makes one call, and forgets the connection when nobody answers any more.
-    async fn call<T, F>(
-        &self,
-        operation: &'static str,
-        object: &str,
-        call: impl FnOnce(Arc<Connection>) -> F,
-    ) -> Result<T, EngineError>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
-        let connection = self.connection().await?;
-        let result = call(connection)
-            .await
-            .map_err(|error| error_of(Call { operation, object }, error, CALL));
-        self.noticed(result).await
-    }
-
-    async fn noticed<T>(&self, result: Result<T, EngineError>) -> Result<T, EngineError> {
-        let Err(EngineError::Unavailable { tried }) = result else {
-            return result;
-        };
-        *self.connection.lock().await = None;
-        Err(EngineError::Unavailable { tried })
-    }
-
-    async fn path_info(
-        &self,
-        container: &str,
-        path: &str,
-    ) -> Result<Option<(String, u32)>, EngineError> {
-        let mut path = path.to_owned();
-        for _ in 0..MAX_LINKS {
-            let stat = self
-                .call("inspecting", &path, async |connection| {
-                    let options = ContainerArchiveInfoOptionsBuilder::new().path(&path).build();
-                    connection.docker.get_container_archive_info(container, Some(options)).await
-                })
-                .await;
-            match stat {
-                Ok(stat) if stat.file_mode & MODE_SYMLINK != 0 && stat.link_target != path => {
-                    path = resolved(&path, &stat.link_target);
-                }
-                Ok(stat) => return Ok(Some((path, stat.file_mode))),
-                Err(error) if error.is_not_found() => return Ok(None),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-}
-
-async fn connect(socket: &Path) -> Result<Connection, String> {
-    let path = socket.to_str().ok_or("not a valid path")?;
-    let docker = Docker::connect_with_unix(path, CONNECT.as_secs(), API_DEFAULT_VERSION)
-        .map_err(|error| match error {
-            Error::SocketNotFoundError(_) => "no such socket".to_owned(),
-            error => error.to_string(),
-        })?
-        .negotiate_version()
-        .await
-        .map_err(|error| root_cause(&error))?;
-    let version = docker.version().await.map_err(|error| root_cause(&error))?;
-    let podman = version
-        .components
-        .as_ref()
-        .is_some_and(|components| components.iter().any(|part| part.name.starts_with("Podman")));
-    let info = EngineInfo {
-        product: format!(
-            "{} {}",
-            if podman { "Podman" } else { "Docker" },
-            version.version.unwrap_or_default()
-        ),
-        architecture: version.arch.unwrap_or_default(),
-        socket: socket.to_owned(),
-    };
-    tracing::info!(engine = info.product, socket = %socket.display(), "container engine answers");
-    Ok(Connection { docker: docker.with_timeout(CALL), info, podman })
 }
 
 /// `/v1.41`
@@ -184,55 +64,6 @@ fn version_prefix(docker: &Docker) -> String {
 
 fn without_algorithm(id: &str) -> String {
     id.strip_prefix("sha256:").unwrap_or(id).to_owned()
-}
-
-/// Where a link leads. Docker prints the end of a chain as an absolute path, Podman what the
-/// link says.
-fn resolved(link: &str, target: &str) -> String {
-    if target.starts_with('/') {
-        return target.to_owned();
-    }
-    let directory = link.rsplit_once('/').map_or("", |(directory, _)| directory);
-    format!("{directory}/{target}")
-}
-
-/// The last of a chain of causes, which is the system's: "Connection refused (os error 111)".
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
-}
-
-fn error_of(call: Call<'_>, error: Error, deadline: Duration) -> EngineError {
-    let operation = call.operation;
-    let object = call.object.to_owned();
-    match error {
-        Error::DockerResponseServerError { status_code: 404, .. } => {
-            EngineError::NotFound { operation, object }
-        }
-        Error::DockerResponseServerError { message, .. }
-        | Error::DockerStreamError { error: message } => {
-            EngineError::Refused { operation, object, reason: message }
-        }
-        Error::RequestTimeoutError => EngineError::TimedOut { operation, object, waited: deadline },
-        Error::SocketNotFoundError(socket) => {
-            EngineError::Unavailable { tried: vec![format!("{socket}: no such socket")] }
-        }
-        Error::HyperLegacyError { err } if err.is_connect() => {
-            EngineError::Unavailable { tried: vec![root_cause(&err)] }
-        }
-        // What its own connection library says tells a user nothing.
-        Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } => {
-            EngineError::Protocol {
-                operation,
-                object,
-                reason: "the connection to the container engine broke".to_owned(),
-            }
-        }
-        error => EngineError::Protocol { operation, object, reason: chain(&error) },
-    }
 }
 
 #[async_trait]
@@ -287,11 +118,7 @@ impl Engine for DockerEngine {
     }
 
     async fn stat(&self, container: &str, path: &str) -> Result<Option<FileStat>, EngineError> {
-        let info = self.path_info(container, path).await?;
-        Ok(info.map(|(_, mode)| FileStat {
-            is_directory: mode & MODE_DIRECTORY != 0,
-            is_executable: mode & MODE_DIRECTORY == 0 && mode & 0o111 != 0,
-        }))
+        files::stat(self, container, path).await
     }
 
     async fn read_file(
@@ -300,23 +127,7 @@ impl Engine for DockerEngine {
         path: &str,
         limit: usize,
     ) -> Result<Vec<u8>, EngineError> {
-        let call = Call { operation: "reading", object: path };
-        let (path, _) = self.path_info(container, path).await?.ok_or_else(|| {
-            EngineError::NotFound { operation: call.operation, object: path.to_owned() }
-        })?;
-        let connection = self.connection().await?;
-        let options = DownloadFromContainerOptionsBuilder::new().path(&path).build();
-        let mut stream =
-            std::pin::pin!(connection.docker.download_from_container(container, Some(options)));
-        let mut archive = Vec::new();
-        while let Some(piece) = stream.next().await {
-            archive.extend_from_slice(&piece.map_err(|error| error_of(call, error, CALL))?);
-            // The archive's own blocks come on top of the content.
-            if archive.len() > limit.saturating_add(16 << 10) {
-                return Err(call.protocol(format!("larger than {limit} bytes")));
-            }
-        }
-        archive::first_file(&archive).ok_or_else(|| call.protocol("not a regular file"))
+        files::read(self, container, path, limit).await
     }
 
     async fn attach(&self, container: &str, tty: bool) -> Result<ProcessStreams, EngineError> {
