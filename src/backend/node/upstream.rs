@@ -32,6 +32,9 @@ const WINDOW: u32 = 2 * 1024 * 1024;
 /// Packets of a channel that russh may queue before the channel's reader takes them.
 const CHANNEL_BUFFER: usize = 64;
 
+/// For the last message to a node to be sent.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// Why a node could not be connected to, and whether waiting may help.
 #[derive(Debug)]
 pub(super) struct ConnectError {
@@ -193,10 +196,17 @@ impl Upstream {
         }
     }
 
-    /// Says goodbye; the node may be gone already.
+    /// Says goodbye, and waits until that is sent: dropping this ends the connection as it is. The
+    /// node may be gone already.
     pub(super) async fn disconnect(&self) {
-        let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "");
-        if timeout(Duration::from_secs(1), goodbye).await.is_err() {
+        let goodbye = async {
+            // Fails only if the connection has ended.
+            let sent = self.handle.disconnect(Disconnect::ByApplication, "", "").await;
+            if sent.is_ok() {
+                self.ended().await;
+            }
+        };
+        if timeout(GOODBYE, goodbye).await.is_err() {
             debug!("a node did not take the disconnect message in time");
         }
     }
