@@ -102,11 +102,12 @@ fn a_node_that_was_restarted_is_logged_in_to_anew() {
 #[test]
 fn a_spare_connection_that_does_not_answer_holds_nobody_up() {
     let (_testbed, node, gateway) = one_node();
-    // Stops the server's process of every other connection, once there is one.
-    let freeze = "until [ -n \"$frozen\" ]; do \
+    // Stops the server's process of the other connection, once nothing is left of its login.
+    let freeze = "while sleep 0.1; do \
+                      pgrep -f '^sshd.*\\[net\\]$' >/dev/null && continue; \
                       for server in $(pgrep -f '^sshd(-session)?: root'); do \
-                          [ $server = $PPID ] || { kill -STOP $server; frozen=$server; }; \
-                      done; sleep 0.1; \
+                          [ $server = $PPID ] || exec kill -STOP $server; \
+                      done; \
                   done";
     gateway.ssh("rpi1").command(freeze).run().expect_success();
     let [first, spare] = &wait_for_logins(&node, 2)[..] else { panic!("{}", node.log()) };
