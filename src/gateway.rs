@@ -111,6 +111,8 @@ impl Parts {
         let nodes = Arc::new(NodeBackend::new(
             inventory.clone(),
             config.server.state_dir.join("known_hosts"),
+            background,
+            stop,
         ));
         let catalogue = Arc::new(Catalogue::new(config.images.clone(), inventory.clone()));
         let images = Arc::new(ImageBackend::new(ImageParts {

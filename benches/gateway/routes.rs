@@ -39,6 +39,9 @@ impl Route {
 /// The cipher that lines about anything else are measured with.
 pub(crate) const CIPHER: &str = "aes128-gcm@openssh.com";
 
+/// The same node under another name, with the gateway keeping no spare connection to it.
+pub(crate) const WITHOUT_SPARE: &str = "nospare";
+
 /// Everything that is measured against. Each step wants a key, also the gateway.
 pub(crate) struct Bed {
     pub(crate) node: Node,
@@ -59,6 +62,10 @@ impl Bed {
             .auth(&format!("accounts_dir = {accounts:?}"))
             .limits("max_startups = 1000\nmax_startups_per_source = 1000")
             .node(&node)
+            .tables(&format!(
+                "[nodes.{WITHOUT_SPARE}]\naddress = \"{}\"\nspare_connections = false",
+                node.address()
+            ))
             .start();
         let bed = Self { node, _jump_host: jump_host, gateway, testbed };
         bed.write_client_configuration(&bed._jump_host.address());

@@ -166,6 +166,8 @@ pub struct NodeOptions {
     pub connect: Duration,
     /// How long to wait for a node that is booting; zero: not at all.
     pub boot_wait: Duration,
+    /// Whether a connection is kept ready for the next client.
+    pub spare_connections: bool,
     /// `<root>/<mac>/persist` is the node's /persist.
     pub persist_root: PathBuf,
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::reader::{Fault, Read, Root, Section, Value};
-use super::values::{choice, integer, list, mac, network, node_address, parsed, path, text};
+use super::values::{
+    boolean, choice, integer, list, mac, network, node_address, parsed, path, text,
+};
 use super::{BootMode, HostKeyPolicy, Node, NodeOptions};
 use crate::names::{Login, NodeName};
 
@@ -23,6 +25,7 @@ pub(super) fn node_defaults(root: &mut Root<'_, '_>, base: &Path, live: bool) ->
         host_key_policy: HostKeyPolicy::Strict,
         connect: Duration::from_secs(10),
         boot_wait: Duration::from_secs(120),
+        spare_connections: true,
         persist_root: PathBuf::from("/var/lib/walt/nodes"),
     };
     let options = node_options(&mut section, base, &defaults);
@@ -93,6 +96,9 @@ fn node_options(
         host_key_policy: policy.unwrap_or(inherited.host_key_policy),
         connect,
         boot_wait,
+        spare_connections: section
+            .take("spare_connections", boolean)
+            .unwrap_or(inherited.spare_connections),
         persist_root: persist_root.unwrap_or_else(|| inherited.persist_root.clone()),
     }
 }

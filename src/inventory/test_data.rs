@@ -16,6 +16,7 @@ pub(super) fn node_options() -> NodeOptions {
         host_key_policy: HostKeyPolicy::Strict,
         connect: Duration::from_secs(10),
         boot_wait: Duration::from_secs(120),
+        spare_connections: true,
         persist_root: PathBuf::from("/var/lib/walt/nodes"),
     }
 }

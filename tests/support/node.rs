@@ -75,6 +75,12 @@ impl Node {
         fs::write(self.directory.join("sshd_config.extra"), lines).unwrap();
     }
 
+    /// The same node at SSH's own port, where nodes that a WalT server lists are looked for.
+    pub(crate) fn on_port_22(mut self) -> Self {
+        self.address.set_port(22);
+        self
+    }
+
     /// The same node, started.
     pub(crate) fn started(mut self) -> Self {
         self.start();

@@ -56,6 +56,15 @@ impl WaltApi {
         }));
     }
 
+    /// Lists a node at another address from now on.
+    pub(crate) fn move_node(&self, name: &str, ip: &str) {
+        for node in &mut self.state.lock().unwrap().nodes {
+            if node["name"] == name {
+                node["ip"] = json!(ip);
+            }
+        }
+    }
+
     /// Lists one more image, `OWNER/NAME:TAG`.
     pub(crate) fn add_image(&self, fullname: &str, id: &str, in_use: bool) {
         let user = fullname.split('/').next().unwrap();

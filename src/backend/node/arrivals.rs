@@ -1,7 +1,7 @@
 //! What a node opens towards the gateway: the client gets it if it asked for it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use russh::client::{ChannelOpenHandle, Msg};
@@ -11,21 +11,20 @@ use tracing::warn;
 use super::session;
 use crate::backend::{Arrival, ArrivedConnection, BackendSession, ClientChannels};
 
-/// One node connection's way to its client.
+/// One node connection's way to its client. Refuses everything before it has one.
+#[derive(Default)]
 pub(super) struct Arrivals {
-    client: Arc<dyn ClientChannels>,
+    client: OnceLock<Arc<dyn ClientChannels>>,
     agent: AtomicBool,
     x11: AtomicBool,
     forwards: AtomicBool,
 }
 
 impl Arrivals {
-    pub(super) fn new(client: Arc<dyn ClientChannels>) -> Self {
-        Self {
-            client,
-            agent: AtomicBool::new(false),
-            x11: AtomicBool::new(false),
-            forwards: AtomicBool::new(false),
+    /// The connection is this client's from now on, and never anybody else's.
+    pub(super) fn belong_to(&self, client: Arc<dyn ClientChannels>) {
+        if self.client.set(client).is_err() {
+            warn!("a node connection has its client already; it stays with that one");
         }
     }
 
@@ -52,10 +51,11 @@ impl Arrivals {
             Arrival::X11 { .. } => self.x11.load(Ordering::Relaxed),
             Arrival::Tcp { .. } | Arrival::Unix { .. } => self.forwards.load(Ordering::Relaxed),
         };
-        if wanted {
-            self.client.offer(arrival, Box::new(NodeChannel { channel, reply }));
-        } else {
-            warn!(?arrival, "the node opened a channel that nobody asked for; refused");
+        match self.client.get() {
+            Some(client) if wanted => {
+                client.offer(arrival, Box::new(NodeChannel { channel, reply }));
+            }
+            _ => warn!(?arrival, "the node opened a channel that nobody asked for; refused"),
         }
     }
 }

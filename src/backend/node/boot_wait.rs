@@ -1,12 +1,12 @@
 //! Waits for a node that is booting, while the client is kept informed and can give up.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 use tracing::info;
 
+use super::spares::Spares;
 use super::upstream::{ConnectError, Upstream};
 use crate::backend::{BackendError, ClientChannels, Console, NodeFailure};
 use crate::inventory::{Inventories, NodeRecord};
@@ -21,7 +21,7 @@ pub(super) async fn connect(
     mut node: NodeRecord,
     login: &Login,
     inventory: &Inventories,
-    accepted: &Path,
+    spares: &Spares,
     client: &Arc<dyn ClientChannels>,
     console: &mut dyn Console,
 ) -> Result<Upstream, BackendError> {
@@ -38,7 +38,7 @@ pub(super) async fn connect(
             return Err(BackendError::AddressRefused { name: node.name, address });
         }
         let attempted = {
-            let attempt = attempt(&node, login, inventory, accepted, client);
+            let attempt = attempt(&node, login, inventory, spares, client);
             tokio::pin!(attempt);
             loop {
                 tokio::select! {
@@ -87,18 +87,22 @@ async fn attempt(
     node: &NodeRecord,
     login: &Login,
     inventory: &Inventories,
-    accepted: &Path,
+    spares: &Spares,
     client: &Arc<dyn ClientChannels>,
 ) -> Result<Upstream, ConnectError> {
-    // An old answer says nothing about now; then only the connection itself tells.
-    let says_booting = node.booted == Some(false) && inventory.stale().is_none();
-    if says_booting && !node.options.boot_wait.is_zero() {
+    if said_to_boot(node, inventory) && !node.options.boot_wait.is_zero() {
         return Err(ConnectError {
             failure: NodeFailure::Unreachable("the WalT server says it is booting".to_owned()),
             may_be_booting: true,
         });
     }
-    Upstream::connect(node, login, accepted, client.clone()).await
+    spares.connect(node, login, client.clone()).await
+}
+
+/// Whether the inventory knows that the node is booting. An old answer says nothing about now; then
+/// only the connection itself tells.
+pub(super) fn said_to_boot(node: &NodeRecord, inventory: &Inventories) -> bool {
+    node.booted == Some(false) && inventory.stale().is_none()
 }
 
 fn status(node: &NodeRecord, reason: &str, waited: Duration, terminal: bool) -> String {

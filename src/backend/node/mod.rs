@@ -2,12 +2,15 @@
 //! `russh::client`.
 //!
 //! A client connection has one connection to its node, opened with its first session and shared by
-//! all of them; another is opened when the node takes no more sessions on the first.
+//! all of them; another is opened when the node takes no more sessions on the first. For nodes in
+//! use, a spare connection is ready for the next client.
 
 mod arrivals;
 mod boot_wait;
+mod handler;
 mod host_key;
 mod session;
+mod spares;
 mod upstream;
 mod upstreams;
 
@@ -18,8 +21,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use russh::Channel;
 use russh::client::Msg;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use self::spares::Spares;
 use self::upstream::Upstream;
 use self::upstreams::{Turn, Upstreams};
 use super::{
@@ -40,13 +46,20 @@ const STREAM_OPENING: Duration = Duration::from_secs(150);
 /// Opens nodes.
 pub struct NodeBackend {
     inventory: Arc<Inventories>,
-    accepted_host_keys: PathBuf,
+    spares: Spares,
 }
 
 impl NodeBackend {
-    /// `accepted_host_keys` is the file in which the policy `accept-new` records keys.
-    pub fn new(inventory: Arc<Inventories>, accepted_host_keys: PathBuf) -> Self {
-        Self { inventory, accepted_host_keys }
+    /// `accepted_host_keys` is the file in which the policy `accept-new` records keys. Spare
+    /// connections are kept by tasks on `background` until `stop`.
+    pub fn new(
+        inventory: Arc<Inventories>,
+        accepted_host_keys: PathBuf,
+        background: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        let spares = Spares::new(accepted_host_keys, background.clone(), stop.clone());
+        Self { inventory, spares }
     }
 
     /// A node, for one client connection. Looked up at each session.
@@ -124,7 +137,7 @@ impl NodeAttachment {
             node.clone(),
             self.login_on(node),
             &self.backend.inventory,
-            &self.backend.accepted_host_keys,
+            &self.backend.spares,
             &self.client,
             console,
         )
@@ -162,11 +175,23 @@ impl NodeAttachment {
         if let Some(upstream) = self.live_upstream() {
             return Ok(upstream);
         }
-        let accepted = &self.backend.accepted_host_keys;
-        let upstream = Upstream::connect(node, self.login_on(node), accepted, self.client.clone())
+        let connecting =
+            self.backend.spares.connect(node, self.login_on(node), self.client.clone());
+        let upstream = connecting
             .await
             .map_err(|error| StreamError::Failed(self.failed(error.failure).to_string()))?;
+        self.replenish_spare();
         Ok(self.upstreams.add(upstream))
+    }
+
+    /// Has a connection made ready for the next client, now that the node has shown that it is up.
+    fn replenish_spare(&self) {
+        // Where the node is may have changed while it booted.
+        if let Ok(node) = self.look_up()
+            && !boot_wait::said_to_boot(&node, &self.backend.inventory)
+        {
+            self.backend.spares.replenish(&node, self.login_on(&node));
+        }
     }
 
     fn node_for_stream(&self) -> Result<NodeRecord, StreamError> {
@@ -196,6 +221,8 @@ impl Attachment for NodeAttachment {
         let session = session::start(channel, request, node.options.connect)
             .await
             .map_err(|failure| self.failed(failure))?;
+        // Not before: it would slow this session's own start down.
+        self.replenish_spare();
         if request.is_interactive() && node.boot_mode != BootMode::HybridPersistent {
             console.say(CAUTION).await;
         }

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use russh::client::{ChannelOpenHandle, Config, Handle, Msg, Session};
-use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
+use russh::client::{Config, Handle, Msg};
+use russh::keys::{PrivateKey, PrivateKeyWithHashAlg};
 use russh::{Channel, ChannelOpenFailure, Disconnect};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -15,8 +15,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use super::arrivals::Arrivals;
+use super::handler::{NodeHandler, Verdict};
 use super::host_key::HostKeys;
-use crate::backend::{Arrival, ClientChannels, Listen, NodeFailure, StreamError, StreamTarget};
+use crate::backend::{Listen, NodeFailure, StreamError, StreamTarget};
 use crate::inventory::NodeRecord;
 use crate::names::Login;
 use crate::ssh::algorithms;
@@ -31,6 +32,9 @@ const WINDOW: u32 = 2 * 1024 * 1024;
 /// Packets of a channel that russh may queue before the channel's reader takes them.
 const CHANNEL_BUFFER: usize = 64;
 
+/// For the last message to a node to be sent.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// Why a node could not be connected to, and whether waiting may help.
 #[derive(Debug)]
 pub(super) struct ConnectError {
@@ -44,17 +48,18 @@ pub(super) struct Upstream {
     handle: Handle<NodeHandler>,
     /// Channels that the node opens.
     pub(super) arrivals: Arc<Arrivals>,
+    ended: CancellationToken,
     _end_with_us: DropGuard,
 }
 
 impl Upstream {
     /// Connects and authenticates. `accepted` is the file of host keys seen first. TCP and SSH
-    /// are each bounded by the node's `connect_seconds`.
+    /// are each bounded by the node's `connect_seconds`. It is nobody's yet: see
+    /// [`Arrivals::belong_to`].
     pub(super) async fn connect(
         node: &NodeRecord,
         login: &Login,
         accepted: &Path,
-        client: Arc<dyn ClientChannels>,
     ) -> Result<Self, ConnectError> {
         let (host_keys, identity) = read_files(node, accepted).await.map_err(final_failure)?;
         let bound = node.options.connect;
@@ -69,18 +74,38 @@ impl Upstream {
         let end = CancellationToken::new();
         let end_with_us = end.clone().drop_guard();
         let stream = CancellableStream::new(stream, &end);
-        let arrivals = Arc::new(Arrivals::new(client));
-        let opening = handshake(stream, host_keys, identity, node, login, arrivals.clone());
+        let arrivals = Arc::new(Arrivals::default());
+        let verdict = Verdict::default();
+        let ended = CancellationToken::new();
+        let handler = NodeHandler {
+            host_keys: Arc::new(host_keys),
+            verdict: verdict.clone(),
+            arrivals: arrivals.clone(),
+            _ended: ended.clone().drop_guard(),
+        };
+        let opening = handshake(stream, handler, verdict, identity, node, login);
         let handle = match timeout(bound, opening).await {
             Ok(opened) => opened?,
             Err(_) => return Err(booting(NodeFailure::Handshake(no_answer(bound)))),
         };
-        Ok(Self { handle, arrivals, _end_with_us: end_with_us })
+        Ok(Self { handle, arrivals, ended, _end_with_us: end_with_us })
     }
 
     /// Whether the connection has ended.
     pub(super) fn is_closed(&self) -> bool {
         self.handle.is_closed()
+    }
+
+    /// Resolves when the connection has ended.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Asks the node for an answer; whether it gave one before the connection ended. Waits for as
+    /// long as keepalives may go unanswered.
+    pub(super) async fn answers(&self) -> bool {
+        // russh says that all is well also when the connection ends instead.
+        self.handle.send_ping().await.is_ok() && !self.is_closed()
     }
 
     /// Opens a session channel. Bounded by `bound`.
@@ -171,10 +196,17 @@ impl Upstream {
         }
     }
 
-    /// Says goodbye; the node may be gone already.
+    /// Says goodbye, and waits until that is sent: dropping this ends the connection as it is. The
+    /// node may be gone already.
     pub(super) async fn disconnect(&self) {
-        let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "");
-        if timeout(Duration::from_secs(1), goodbye).await.is_err() {
+        let goodbye = async {
+            // Fails only if the connection has ended.
+            let sent = self.handle.disconnect(Disconnect::ByApplication, "", "").await;
+            if sent.is_ok() {
+                self.ended().await;
+            }
+        };
+        if timeout(GOODBYE, goodbye).await.is_err() {
             debug!("a node did not take the disconnect message in time");
         }
     }
@@ -204,14 +236,14 @@ pub(super) fn read_identity(file: &PathBuf) -> Result<Arc<PrivateKey>, NodeFailu
 
 async fn handshake(
     stream: CancellableStream,
-    host_keys: HostKeys,
+    handler: NodeHandler,
+    verdict: Verdict,
     identity: Arc<PrivateKey>,
     node: &NodeRecord,
     login: &Login,
-    arrivals: Arc<Arrivals>,
 ) -> Result<Handle<NodeHandler>, ConnectError> {
     let mut preferred = algorithms::preferred();
-    preferred.key = Cow::Owned(host_keys.preferred_algorithms(&preferred.key));
+    preferred.key = Cow::Owned(handler.host_keys.preferred_algorithms(&preferred.key));
     let config = Arc::new(Config {
         client_id: algorithms::identification(),
         preferred,
@@ -222,9 +254,6 @@ async fn handshake(
         nodelay: true,
         ..Config::default()
     });
-    let verdict = Verdict::default();
-    let handler =
-        NodeHandler { host_keys: Arc::new(host_keys), verdict: verdict.clone(), arrivals };
     let connected = russh::client::connect_stream(config, stream, handler).await;
     let mut handle = match connected {
         Ok(handle) => handle,
@@ -290,136 +319,5 @@ fn reason(error: &io::Error) -> String {
         io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
         io::ErrorKind::UnexpectedEof => "the node closed the connection".to_owned(),
         _ => error.to_string(),
-    }
-}
-
-/// Why the host key was refused, carried past russh, which only knows yes and no.
-#[derive(Debug, Clone, Default)]
-struct Verdict(Arc<Mutex<Option<NodeFailure>>>);
-
-impl Verdict {
-    fn take(&self) -> Option<NodeFailure> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn set(&self, failure: NodeFailure) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
-    }
-}
-
-struct NodeHandler {
-    host_keys: Arc<HostKeys>,
-    verdict: Verdict,
-    arrivals: Arc<Arrivals>,
-}
-
-impl russh::client::Handler for NodeHandler {
-    type Error = russh::Error;
-
-    async fn check_server_key(
-        &mut self,
-        presented: &PublicKeyOrCertificate,
-    ) -> Result<bool, Self::Error> {
-        let host_keys = self.host_keys.clone();
-        let key = presented.public_key();
-        let judged = tokio::task::spawn_blocking(move || host_keys.judge(&key))
-            .await
-            .map_err(|error| russh::Error::IO(io::Error::other(error)))?;
-        match judged {
-            Ok(()) => Ok(true),
-            Err(failure) => {
-                self.verdict.set(failure);
-                Ok(false)
-            }
-        }
-    }
-
-    async fn server_channel_open_forwarded_tcpip(
-        &mut self,
-        channel: Channel<Msg>,
-        connected_address: &str,
-        connected_port: u32,
-        originator_address: &str,
-        originator_port: u32,
-        reply: ChannelOpenHandle,
-        _session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        let arrival = Arrival::Tcp {
-            address: connected_address.to_owned(),
-            port: connected_port,
-            originator: (originator_address.to_owned(), originator_port),
-        };
-        self.arrivals.take(arrival, channel, reply);
-        Ok(())
-    }
-
-    async fn server_channel_open_forwarded_streamlocal(
-        &mut self,
-        channel: Channel<Msg>,
-        socket_path: &str,
-        reply: ChannelOpenHandle,
-        _session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        let arrival = Arrival::Unix { path: socket_path.to_owned() };
-        self.arrivals.take(arrival, channel, reply);
-        Ok(())
-    }
-
-    async fn server_channel_open_agent_forward(
-        &mut self,
-        channel: Channel<Msg>,
-        reply: ChannelOpenHandle,
-        _session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        self.arrivals.take(Arrival::Agent, channel, reply);
-        Ok(())
-    }
-
-    async fn server_channel_open_x11(
-        &mut self,
-        channel: Channel<Msg>,
-        originator_address: &str,
-        originator_port: u32,
-        reply: ChannelOpenHandle,
-        _session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        let originator = (originator_address.to_owned(), originator_port);
-        self.arrivals.take(Arrival::X11 { originator }, channel, reply);
-        Ok(())
-    }
-
-    // russh accepts the following by default. A node has no business opening them: dropping the
-    // reply refuses.
-
-    async fn server_channel_open_session(
-        &mut self,
-        _channel: Channel<Msg>,
-        _reply: ChannelOpenHandle,
-        _session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_direct_tcpip(
-        &mut self,
-        _channel: Channel<Msg>,
-        _host_to_connect: &str,
-        _port_to_connect: u32,
-        _originator_address: &str,
-        _originator_port: u32,
-        _reply: ChannelOpenHandle,
-        _session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
-    async fn server_channel_open_direct_streamlocal(
-        &mut self,
-        _channel: Channel<Msg>,
-        _socket_path: &str,
-        _reply: ChannelOpenHandle,
-        _session: &mut Session,
-    ) -> Result<(), Self::Error> {
-        Ok(())
     }
 }
