@@ -26,5 +26,6 @@ pub mod listener;
 pub mod names;
 pub mod relay;
 pub mod server;
+pub mod sftp;
 mod ssh;
 pub mod target;

@@ -6,8 +6,9 @@ use super::{Current, Inner, Started, State};
 use crate::backend::image::container::{BaseImage, Container, Mode};
 use crate::backend::image::containers::NewContainer;
 use crate::backend::image::dialogue::Decision;
-use crate::backend::image::engine::{EngineError, Process};
+use crate::backend::image::engine::Process;
 use crate::backend::image::error::ImageError;
+use crate::backend::image::files;
 use crate::backend::image::naming::{SaveTarget, shown_to};
 use crate::backend::image::session;
 use crate::backend::{BackendSession, SessionRequest};
@@ -48,7 +49,7 @@ impl Inner {
                 changed.await;
                 continue;
             }
-            let session = session::start_beside(&current.container, request).await?;
+            let session = files::start_beside(&current.container, request).await?;
             current.active += 1;
             return Ok(Started { session, mode: current.container.mode, notes: Vec::new() });
         }
@@ -108,7 +109,7 @@ impl Inner {
                 let process = Process::First(container.id.clone());
                 Ok(session::begin(&container, process, request, streams).await)
             }
-            None => session::start_beside(&container, request).await,
+            None => files::start_beside(&container, request).await,
         };
         let session = match session {
             Ok(session) => session,
@@ -144,7 +145,7 @@ impl Inner {
                 let process = Process::First(container.id.clone());
                 Ok(session::begin(&container, process, request, streams).await)
             }
-            None => session::start_beside(&container, request).await,
+            None => files::start_beside(&container, request).await,
         };
         let session = match session {
             Ok(session) => session,
@@ -203,9 +204,9 @@ impl Inner {
     }
 }
 
-async fn cause_of(error: EngineError, container: &Container) -> ImageError {
+async fn cause_of(error: ImageError, container: &Container) -> ImageError {
     if container.ending().is_none() {
-        return error.into();
+        return error;
     }
     ImageError::ContainerDied {
         image: container.base.shown.clone(),
