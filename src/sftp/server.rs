@@ -279,6 +279,9 @@ impl Server {
 
     fn write(&self, handle: &[u8], offset: u64, data: &[u8]) -> Answer {
         let open = self.file(handle)?;
+        if !open.writes {
+            return Err(Errno::BADF.into());
+        }
         let end = offset.checked_add(data.len() as u64);
         if end.is_none_or(|end| i64::try_from(end).is_err()) {
             return Err(Errno::INVAL.into());

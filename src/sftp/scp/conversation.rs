@@ -5,7 +5,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::OutputEvent;
+use crate::backend::{ExitStatus, OutputEvent};
 
 /// No announcement is longer: OpenSSH's own bound.
 const LINE_BYTES: usize = 16 * 1024;
@@ -166,11 +166,20 @@ impl Conversation {
         self.remark(&[what.as_bytes(), line].concat())
     }
 
-    fn remark(&mut self, line: &[u8]) -> Result<(), Stop> {
+    /// Nothing more is said.
+    pub(super) fn end(self, code: u32) {
+        for event in [OutputEvent::Eof, OutputEvent::Exit(ExitStatus::Code(code))] {
+            if self.tell(event) == Err(Stop) {
+                tracing::debug!("the client of an scp went away before it ended");
+            }
+        }
+    }
+
+    fn remark(&self, line: &[u8]) -> Result<(), Stop> {
         self.tell(OutputEvent::Stderr([&on_one_line(line), b"\n".as_slice()].concat().into()))
     }
 
-    fn tell(&mut self, event: OutputEvent) -> Result<(), Stop> {
+    fn tell(&self, event: OutputEvent) -> Result<(), Stop> {
         let (output, cancelled) = (&self.output, &self.cancelled);
         self.runtime.block_on(async {
             tokio::select! {

@@ -22,9 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::command::Direction;
 use self::conversation::Conversation;
 use super::root::Root;
-use crate::backend::{
-    BackendSession, Control, ExitStatus, Gone, Output, OutputEvent, Stdin, WindowSize,
-};
+use crate::backend::{BackendSession, Control, Gone, Output, OutputEvent, Stdin, WindowSize};
 
 pub use self::command::Command;
 
@@ -49,23 +47,14 @@ pub fn serve(root: Root, command: Command) -> std::io::Result<BackendSession> {
     let (output, events) = mpsc::channel(OUTPUT_PIECES);
     let cancelled = CancellationToken::new();
     let (running, ended) = watch::channel(());
-    let conversation = Conversation::new(
-        Handle::current(),
-        input,
-        output.clone(),
-        cancelled.clone(),
-        command.is_verbose,
-    );
+    let mut conversation =
+        Conversation::new(Handle::current(), input, output, cancelled.clone(), command.is_verbose);
     std::thread::Builder::new().name("scp".to_owned()).stack_size(STACK_BYTES).spawn(
         move || {
-            let code = run(&root, &command, conversation);
+            let code = run(&root, &command, &mut conversation);
             // The files are let go before the end is told.
             drop(root);
-            for event in [OutputEvent::Eof, OutputEvent::Exit(ExitStatus::Code(code))] {
-                if output.blocking_send(event).is_err() {
-                    tracing::debug!("the client of an scp went away before it ended");
-                }
-            }
+            conversation.end(code);
             drop(running);
         },
     )?;
@@ -77,11 +66,11 @@ pub fn serve(root: Root, command: Command) -> std::io::Result<BackendSession> {
     })
 }
 
-fn run(root: &Root, command: &Command, mut conversation: Conversation) -> u32 {
+fn run(root: &Root, command: &Command, conversation: &mut Conversation) -> u32 {
     let paths = command.paths(root);
     let ended = match command.direction {
-        Direction::Take => sink::run(root, command, &paths, &mut conversation),
-        Direction::Give => source::run(root, command, &paths, &mut conversation),
+        Direction::Take => sink::run(root, command, &paths, conversation),
+        Direction::Give => source::run(root, command, &paths, conversation),
     };
     u32::from(ended.is_err() || conversation.has_failed())
 }
