@@ -444,12 +444,67 @@ fn files_and_shells_of_one_connection_share_a_container() {
 }
 
 #[test]
-fn unknown_subsystems_are_refused_in_words() {
+fn lftp_mirrors_both_ways() {
     let testbed = Testbed::new();
     let engine = Engine::connect();
     let image = engine.image("guest", "limited");
     let gateway = gateway(&testbed, &engine);
-    let said = gateway.ssh(&image.user()).option(&["-s"]).command("netconf").run();
-    said.expect_code(69).expect_one_gateway_line();
-    assert!(!image.has_containers());
+    let tree = tree(&testbed);
+    let back = testbed.path("back");
+    let lftp = |command: String| {
+        let ssh = format!("ssh -a -x -F {}", testbed.path("ssh_config").display());
+        let (host, port) = (gateway.address().ip(), gateway.address().port());
+        let script = format!(
+            "set sftp:auto-confirm yes; set sftp:connect-program \"{ssh}\"; set net:max-retries 1; \
+             open -p {port} sftp://{}:@{host}; {command}; bye",
+            image.user()
+        );
+        let lftp = bound_command("lftp")
+            .args(["--norc", "-c", &script])
+            .env("HOME", testbed.path("home"))
+            .output()
+            .unwrap();
+        assert!(lftp.status.success(), "{}", String::from_utf8_lossy(&lftp.stderr));
+        gateway.wait_until_idle();
+    };
+
+    lftp(format!("mirror -R {} /root/mirrored", tree.display()));
+    // It goes away without a word, so whether it was done is the user's to say.
+    let unsaved = gateway.ssh("walt").command("unsaved").run().expect_success().text();
+    let id = unsaved.split_whitespace().find(|word| is_id(word)).unwrap();
+    let save = format!("save {id} {}", image.name());
+    gateway.ssh("walt").command(&save).run().expect_success();
+    assert_eq!(in_image(&gateway, &image, "find mirrored | wc -l"), "18\n");
+    lftp(format!("mirror /root/mirrored {}", back.display()));
+    let names = |tree| content(tree).into_keys().collect::<Vec<_>>();
+    assert_eq!(names(&tree), names(&back));
+}
+
+fn is_id(word: &str) -> bool {
+    word.len() == 12 && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[test]
+fn an_image_is_mounted_with_sshfs() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+    let here = testbed.path("mounted");
+    fs::create_dir(&here).unwrap();
+    let there = format!("{}@{}:/root", image.user(), gateway.address().ip());
+    let config = testbed.path("ssh_config").display().to_string();
+    let port = gateway.address().port().to_string();
+    let sshfs =
+        bound_command("sshfs").args(["-F", &config, "-p", &port, &there]).arg(&here).output();
+    let sshfs = sshfs.unwrap();
+    assert!(sshfs.status.success(), "{}", String::from_utf8_lossy(&sshfs.stderr));
+    fs::create_dir(here.join("d")).unwrap();
+    let data: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 253) as u8).collect();
+    fs::write(here.join("d/data"), &data).unwrap();
+    fs::rename(here.join("d/data"), here.join("data")).unwrap();
+    assert!(fs::read(here.join("data")).unwrap() == data);
+    assert!(bound_command("fusermount3").arg("-u").arg(&here).status().unwrap().success());
+    gateway.wait_until_idle();
+    assert_eq!(in_image(&gateway, &image, "find . -type f | xargs wc -c"), "5000000 ./data\n");
 }
