@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
 
 mod support;
+mod support_protocol;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,9 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use russh::{ChannelMsg, client};
 use rustix::process::{Pid, Signal, kill_process};
 use support::process::bound_command;
 use support::{Engine, Gateway, Image, Testbed, eventually};
+use support_protocol::{PlayedClient, next};
 
 /// 2001-02-03: nothing is that old by itself.
 const OLD: u64 = 981_158_400;
@@ -303,6 +306,30 @@ fn an_upload_that_breaks_is_not_saved() {
         gateway.ssh("walt").command(&discard).run().expect_success();
         assert_eq!(in_image(&gateway, &image, "ls"), "");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_closes_its_channel_behind_its_last_answer_is_not_lost() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+    let client = PlayedClient::connect(&gateway, &image.user(), client::Config::default()).await;
+    let mut channel = client.session().await;
+    channel.request_subsystem(true, "sftp").await.unwrap();
+    assert!(matches!(next(&mut channel).await, Some(ChannelMsg::Success)));
+    let greeting: &[u8] = &[0, 0, 0, 5, 1, 0, 0, 0, 3];
+    channel.data(greeting).await.unwrap();
+    assert!(matches!(next(&mut channel).await, Some(ChannelMsg::Data { .. })));
+    // SSH_FXP_MKDIR
+    let request: &[u8] = b"\0\0\0\x15\x0e\0\0\0\x01\0\0\0\x08/etc/new\0\0\0\0";
+    channel.data(request).await.unwrap();
+    assert!(matches!(next(&mut channel).await, Some(ChannelMsg::Data { .. })));
+    // It waits for nothing more.
+    channel.eof().await.unwrap();
+    channel.close().await.unwrap();
+    gateway.expect_log("image saved");
+    assert_eq!(in_image(&gateway, &image, "ls -d /etc/new"), "/etc/new\n");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use super::error::FileError;
 use super::framing::Frames;
 use super::request::kind;
 use super::root::Root;
@@ -36,16 +37,21 @@ pub fn serve(root: Root) -> BackendSession {
     let server = Arc::new(Server::new(root));
     let (pieces, input) = mpsc::channel(INPUT_PIECES);
     let tasks = TaskTracker::new();
-    let has_ended = Arc::new(AtomicBool::new(false));
+    let progress = Arc::new(Progress::default());
     BackendSession {
-        stdin: Box::new(SftpInput { pieces: Some(pieces), has_ended: Arc::clone(&has_ended) }),
-        control: Arc::new(SftpControl { server: Arc::clone(&server), tasks: tasks.clone() }),
+        stdin: Box::new(SftpInput { pieces: Some(pieces), progress: Arc::clone(&progress) }),
+        control: Arc::new(SftpControl {
+            server: Arc::clone(&server),
+            tasks: tasks.clone(),
+            progress: Arc::clone(&progress),
+        }),
         output: Box::new(SftpOutput {
             server,
             tasks,
             input,
             is_open: true,
-            has_ended,
+            progress,
+            taken: 0,
             frames: Frames::default(),
             next: None,
             running: VecDeque::new(),
@@ -56,21 +62,33 @@ pub fn serve(root: Root) -> BackendSession {
     }
 }
 
+/// How far the session is.
+#[derive(Default)]
+struct Progress {
+    /// Pieces of input that came.
+    received: AtomicU64,
+    /// Pieces in which every request is answered.
+    answered: AtomicU64,
+    /// The client said that no more will come.
+    has_ended: AtomicBool,
+}
+
 struct SftpInput {
     /// `None` after the end.
     pieces: Option<mpsc::Sender<Bytes>>,
-    has_ended: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 }
 
 #[async_trait]
 impl Stdin for SftpInput {
     async fn write(&mut self, data: Bytes) -> Result<(), Gone> {
         let pieces = self.pieces.as_ref().ok_or(Gone)?;
+        self.progress.received.fetch_add(1, Ordering::Relaxed);
         pieces.send(data).await.map_err(|_| Gone)
     }
 
     async fn eof(&mut self) -> Result<(), Gone> {
-        self.has_ended.store(true, Ordering::Relaxed);
+        self.progress.has_ended.store(true, Ordering::Relaxed);
         self.pieces = None;
         Ok(())
     }
@@ -79,6 +97,7 @@ impl Stdin for SftpInput {
 struct SftpControl {
     server: Arc<Server>,
     tasks: TaskTracker,
+    progress: Arc<Progress>,
 }
 
 #[async_trait]
@@ -89,6 +108,18 @@ impl Control for SftpControl {
 
     async fn signal(&self, _name: &str) -> Result<(), Gone> {
         Ok(())
+    }
+
+    /// Well, if all that was asked for is answered and every file that was written is closed.
+    async fn ended_on_eof(&self) -> Option<ExitStatus> {
+        let Progress { received, answered, has_ended } = &*self.progress;
+        if !has_ended.load(Ordering::Relaxed)
+            || received.load(Ordering::Relaxed) != answered.load(Ordering::Relaxed)
+        {
+            return None;
+        }
+        let unfinished = close(&self.server).await;
+        unfinished.is_empty().then_some(ExitStatus::Code(0))
     }
 
     /// Waits for what is being done, so that nothing is changed any more afterwards.
@@ -112,8 +143,9 @@ struct SftpOutput {
     input: mpsc::Receiver<Bytes>,
     /// More input may come.
     is_open: bool,
-    /// The client said that no more will come.
-    has_ended: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+    /// Pieces of input that were looked at.
+    taken: u64,
     frames: Frames,
     /// A packet that waits for those before it.
     next: Option<Bytes>,
@@ -144,6 +176,9 @@ impl Output for SftpOutput {
                     continue;
                 }
                 None => {
+                    if !self.frames.has_part() {
+                        self.progress.answered.store(self.taken, Ordering::Relaxed);
+                    }
                     let piece = self.input.recv().await;
                     self.take(piece);
                     continue;
@@ -177,7 +212,10 @@ impl Output for SftpOutput {
 impl SftpOutput {
     fn take(&mut self, piece: Option<Bytes>) {
         match piece {
-            Some(piece) => self.frames.feed(&piece),
+            Some(piece) => {
+                self.taken += 1;
+                self.frames.feed(&piece);
+            }
             None => self.is_open = false,
         }
     }
@@ -223,7 +261,7 @@ impl SftpOutput {
                 return Ok(Some(packet));
             }
             match self.input.try_recv() {
-                Ok(piece) => self.frames.feed(&piece),
+                Ok(piece) => self.take(Some(piece)),
                 Err(mpsc::error::TryRecvError::Empty) => return Ok(None),
                 Err(mpsc::error::TryRecvError::Disconnected) => {
                     self.is_open = false;
@@ -261,19 +299,13 @@ impl SftpOutput {
         self.server.is_cancelled.store(true, Ordering::Relaxed);
         self.tasks.close();
         self.tasks.wait().await;
-        let mut complaints: Vec<String> = reason
-            .map(|reason| format!("the client's SFTP is not understood: {reason}"))
-            .into_iter()
-            .collect();
-        if complaints.is_empty()
-            && (self.frames.has_part() || !self.has_ended.load(Ordering::Relaxed))
-        {
+        let mut complaints = Vec::new();
+        if let Some(reason) = reason {
+            complaints.push(format!("the client's SFTP is not understood: {reason}"));
+        } else if self.frames.has_part() || !self.progress.has_ended.load(Ordering::Relaxed) {
             complaints.push("the client's input ended in the middle".to_owned());
         }
-        let server = Arc::clone(&self.server);
-        // Closing may block.
-        let unfinished = tokio::task::spawn_blocking(move || server.close()).await;
-        for (path, error) in unfinished.unwrap_or_default() {
+        for (path, error) in close(&self.server).await {
             let path = String::from_utf8_lossy(&path).escape_debug().to_string();
             complaints.push(match error {
                 Some(error) => format!("{path} was not written: {error}"),
@@ -288,6 +320,17 @@ impl SftpOutput {
         last.extend([OutputEvent::Eof, OutputEvent::Exit(ExitStatus::Code(code))]);
         self.last = Some(last);
     }
+}
+
+/// Closes all that is open; returns what was not written to its end, and why.
+async fn close(server: &Arc<Server>) -> Vec<(Vec<u8>, Option<FileError>)> {
+    let server = Arc::clone(server);
+    // It may block.
+    let closing = tokio::task::spawn_blocking(move || server.close());
+    closing.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the files of a session were not closed");
+        Vec::new()
+    })
 }
 
 fn changes_nothing(packet: &[u8]) -> bool {

@@ -12,6 +12,7 @@ mod sink;
 mod source;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 use self::command::Direction;
 use self::conversation::Conversation;
 use super::root::Root;
-use crate::backend::{BackendSession, Control, Gone, Output, OutputEvent, Stdin, WindowSize};
+use crate::backend::{
+    BackendSession, Control, ExitStatus, Gone, Output, OutputEvent, Stdin, WindowSize,
+};
 
 pub use self::command::Command;
 
@@ -46,7 +49,8 @@ pub fn serve(root: Root, command: Command) -> std::io::Result<BackendSession> {
     let (pieces, input) = mpsc::channel(INPUT_PIECES);
     let (output, events) = mpsc::channel(OUTPUT_PIECES);
     let cancelled = CancellationToken::new();
-    let (running, ended) = watch::channel(());
+    let (running, ended) = watch::channel(None);
+    let takes = command.direction == Direction::Take;
     let mut conversation =
         Conversation::new(Handle::current(), input, output, cancelled.clone(), command.is_verbose);
     std::thread::Builder::new().name("scp".to_owned()).stack_size(STACK_BYTES).spawn(
@@ -54,13 +58,15 @@ pub fn serve(root: Root, command: Command) -> std::io::Result<BackendSession> {
             let code = run(&root, &command, &mut conversation);
             // The files are let go before the end is told.
             drop(root);
+            running.send_replace(Some(code));
             conversation.end(code);
             drop(running);
         },
     )?;
+    let has_ended = Arc::new(AtomicBool::new(false));
     Ok(BackendSession {
-        stdin: Box::new(ScpInput { pieces: Some(pieces) }),
-        control: Arc::new(ScpControl { cancelled, ended }),
+        stdin: Box::new(ScpInput { pieces: Some(pieces), has_ended: Arc::clone(&has_ended) }),
+        control: Arc::new(ScpControl { cancelled, ended, takes, has_ended }),
         output: Box::new(ScpOutput { events }),
         output_is_shared: false,
     })
@@ -78,6 +84,7 @@ fn run(root: &Root, command: &Command, conversation: &mut Conversation) -> u32 {
 struct ScpInput {
     /// `None` after the end.
     pieces: Option<mpsc::Sender<Bytes>>,
+    has_ended: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -88,6 +95,7 @@ impl Stdin for ScpInput {
     }
 
     async fn eof(&mut self) -> Result<(), Gone> {
+        self.has_ended.store(true, Ordering::Relaxed);
         self.pieces = None;
         Ok(())
     }
@@ -95,8 +103,12 @@ impl Stdin for ScpInput {
 
 struct ScpControl {
     cancelled: CancellationToken,
-    /// Without a sender when the thread is done.
-    ended: watch::Receiver<()>,
+    /// The exit code; without a sender when the thread is done.
+    ended: watch::Receiver<Option<u32>>,
+    /// Files go to the server.
+    takes: bool,
+    /// The client said that no more will come.
+    has_ended: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -110,6 +122,16 @@ impl Control for ScpControl {
             self.cancelled.cancel();
         }
         Ok(())
+    }
+
+    /// The end of the input ends a sink, which has nothing to say then that it could wait for.
+    async fn ended_on_eof(&self) -> Option<ExitStatus> {
+        if !self.takes || !self.has_ended.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut ended = self.ended.clone();
+        let code = *ended.wait_for(Option::is_some).await.ok()?;
+        (code == Some(0)).then_some(ExitStatus::Code(0))
     }
 
     /// Waits for the end, so that nothing is changed any more afterwards.

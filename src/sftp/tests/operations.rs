@@ -122,6 +122,31 @@ async fn uploads_that_are_not_finished_are_told_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_behind_its_eof_ended_well_if_nothing_was_left_undone() {
+    let tree = Tree::new();
+    for (closes, ends, well) in [(true, true, true), (false, true, false), (true, false, false)] {
+        let mut client = Client::greeted(&tree).await;
+        let handle = client.open("file", WRITE | CREATE).await.unwrap();
+        if closes {
+            client.close(&handle).await;
+        }
+        // It waits for input again.
+        let next = client.session.output.next();
+        assert!(futures_util::FutureExt::now_or_never(next).is_none());
+        if ends {
+            client.session.stdin.eof().await.unwrap();
+        }
+        let ended = client.session.control.ended_on_eof().await;
+        assert_eq!(ended, well.then_some(ExitStatus::Code(0)));
+    }
+    // A request that nobody has looked at.
+    let mut client = Client::greeted(&tree).await;
+    client.request(17, |request| request.string(b".")).await;
+    client.session.stdin.eof().await.unwrap();
+    assert_eq!(client.session.control.ended_on_eof().await, None);
+}
+
+#[tokio::test]
 async fn a_full_disk_is_said_to_be_one() {
     // Writing to it fails as on a full disk, but it is a device: a file system of a given size
     // stands in for it.

@@ -80,6 +80,24 @@ async fn a_source_gives_what_the_client_accepts() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_behind_its_eof_ended_well_if_all_came() {
+    let tree = Tree::new();
+    for (input, answers, well) in [(&b"C0644 1 f\nx\0"[..], 3, true), (b"C0644 2 f\nx", 2, false)] {
+        let command = Command::parse(b"scp -t .").unwrap();
+        let mut client = Client::of(serve(tree.root(), command).unwrap());
+        client.send(input).await;
+        for _ in 0..answers {
+            let answer = client.session.output.next().await;
+            assert_eq!(answer, Some(OutputEvent::Stdout(Bytes::from_static(b"\0"))));
+        }
+        assert_eq!(client.session.control.ended_on_eof().await, None);
+        client.session.stdin.eof().await.unwrap();
+        let ended = client.session.control.ended_on_eof().await;
+        assert_eq!(ended, well.then_some(ExitStatus::Code(0)), "{input:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_is_gone_ends_a_conversation_that_waits() {
     let tree = Tree::new();
     fs::write(tree.path("large"), vec![7; 8 << 20]).unwrap();
