@@ -206,6 +206,9 @@ impl Root {
 
     fn resolve(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, FileError> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        // Not needed by the kernel, but a path that begins at the root of the host does not occur.
+        let start = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());
+        let path = if start == path.len() { b"." } else { &path[start..] };
         for _ in 0..ATTEMPTS {
             let flags = flags | OFlags::CLOEXEC;
             match rustix::fs::openat2(self.directory.as_fd(), path, flags, Mode::empty(), resolve) {
