@@ -11,7 +11,8 @@ use super::access::Links;
 use super::framing::MOST_BYTES;
 use super::handles::MOST_PER_SESSION;
 use super::request::Extension;
-use super::server::{Answer, MOST_DATA, Refusal, Server, answer, name, set};
+use super::server::{Answer, MOST_DATA, Server, answer, name, set};
+use super::status::Refusal;
 use super::wire::{Reader, Writer};
 
 /// What is offered to clients, with versions.

@@ -20,6 +20,7 @@ pub mod scp;
 mod server;
 mod session;
 mod sparse;
+mod status;
 mod wire;
 
 #[cfg(test)]
