@@ -12,7 +12,8 @@
 //! 5. [`target`] turns the username into a [`target::Target`].
 //! 6. [`inventory`] knows which nodes and images there are.
 //! 7. [`backend`] opens what was asked for: a node, or a container of an image.
-//! 8. [`relay`] carries bytes between the client's channel and the backend's session.
+//! 8. [`sftp`] serves the files of a directory tree, for backends whose files are on this host.
+//! 9. [`relay`] carries bytes between the client's channel and the backend's session.
 
 pub mod auth;
 pub mod backend;
@@ -26,5 +27,6 @@ pub mod listener;
 pub mod names;
 pub mod relay;
 pub mod server;
+pub mod sftp;
 mod ssh;
 pub mod target;

@@ -188,13 +188,13 @@ async fn a_signal_reaches_the_command() {
 }
 
 #[tokio::test]
-async fn subsystems_are_refused_in_words() {
+async fn subsystems_other_than_sftp_are_refused_in_words() {
     let bench = Bench::new();
     bench.image("pc", Kind::Limited);
     let attachment = bench.attach("pc");
-    let request = SessionRequest::new(Program::Subsystem("sftp".to_owned()));
+    let request = SessionRequest::new(Program::Subsystem("netconf".to_owned()));
     let error = start_error(&attachment, &request).await;
-    assert!(error.to_string().contains("not supported for images in this version"), "{error}");
+    assert_eq!(error.to_string(), "images have no subsystem netconf; sftp is the only one");
     assert!(bench.containers().is_empty());
 }
 

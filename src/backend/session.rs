@@ -168,6 +168,11 @@ pub trait Control: Send + Sync {
     async fn window_change(&self, size: WindowSize) -> Result<(), Gone>;
     /// A `signal`, RFC 4254 section 6.9: the name without "SIG".
     async fn signal(&self, name: &str) -> Result<(), Gone>;
+    /// How the program ended on the client's EOF, when it did so unheard: a client may close its
+    /// channel at once behind its EOF. Asked before [`Control::hang_up`].
+    async fn ended_on_eof(&self) -> Option<ExitStatus> {
+        None
+    }
     /// The client closed the channel: the program gets what a closed terminal would give it.
     async fn hang_up(&self);
 }

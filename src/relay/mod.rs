@@ -111,6 +111,9 @@ pub async fn run(
     if !input_carried && tokio::time::timeout(LAST_INPUT, inward).await.is_err() {
         warn!("the last input of a client that went away was not taken and is dropped");
     }
+    if let Ok(Some(status)) = tokio::time::timeout(HANG_UP, backend.ended_on_eof()).await {
+        return SessionEnd::Exited(status);
+    }
     hang_up(&backend).await;
     SessionEnd::ClientGone
 }

@@ -109,7 +109,10 @@ fn node_failure(failure: &NodeFailure) -> String {
 
 fn image(error: &ImageError) -> Refusal {
     let status = match error {
-        ImageError::EngineUnavailable(_) | ImageError::NoEmulator { .. } => UNAVAILABLE,
+        ImageError::EngineUnavailable(_)
+        | ImageError::NoEmulator { .. }
+        | ImageError::FilesOutOfReach { .. }
+        | ImageError::NoRsync { .. } => UNAVAILABLE,
         ImageError::CommitFailed { .. }
         | ImageError::BaseChanged { .. }
         | ImageError::SavedAside { .. }

@@ -36,6 +36,13 @@ impl Engine {
         run_tool(Command::new("docker").arg("-H").arg(self.endpoint()).args(arguments))
     }
 
+    /// The paths that are other than in its image, in a container that may be gone meanwhile.
+    pub(crate) fn changes_in(&self, container: &str) -> String {
+        let mut docker = Command::new("docker");
+        let output = docker.arg("-H").arg(self.endpoint()).args(["diff", container]).output();
+        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+    }
+
     fn endpoint(&self) -> String {
         format!("unix://{}", self.socket.display())
     }

@@ -198,7 +198,13 @@ impl Gateway {
 
     /// The stock sftp, with commands from standard input.
     pub(crate) fn sftp(&self, user: &str, batch: &str) -> Client {
+        self.sftp_with(user, &[], batch)
+    }
+
+    /// The same with further options.
+    pub(crate) fn sftp_with(&self, user: &str, options: &[&str], batch: &str) -> Client {
         Client::copy("sftp", &self.client_config, self.address)
+            .option(options)
             .arguments(["-q", "-b", "-"])
             .arguments([format!("{user}@{}", self.address.ip())])
             .stdin(batch.as_bytes())

@@ -1,6 +1,7 @@
 //! A client and a node that do what no stock program can be made to do: any signal, any order of
 //! the end, windows and packets of any size.
 
+#![allow(dead_code, reason = "each test crate uses the parts it needs")]
 #![allow(clippy::unwrap_used, reason = "a test bed that cannot be built fails the test")]
 
 use std::net::SocketAddr;

@@ -38,6 +38,22 @@ pub enum ImageError {
         /// Which.
         image: String,
     },
+    /// Files are served from here, which needs the container here.
+    #[error(
+        "the files of image {image} cannot be reached ({reason}); the container engine must run on this host, and the gateway as root"
+    )]
+    FilesOutOfReach {
+        /// Which.
+        image: String,
+        /// What happened.
+        reason: String,
+    },
+    /// rsync needs a program at both ends.
+    #[error("image {image} has no rsync; install it there, or use scp or sftp")]
+    NoRsync {
+        /// Which.
+        image: String,
+    },
     /// The host cannot run the image's programs.
     #[error(
         "image {image} is for {architecture} and this host ({host}) has no emulator for it; install the package qemu-user-static (Debian) on the host"

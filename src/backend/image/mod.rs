@@ -23,6 +23,8 @@ mod dialogue;
 mod emulation;
 pub mod engine;
 mod error;
+mod files;
+mod host_process;
 mod inspection;
 mod naming;
 mod ownership;

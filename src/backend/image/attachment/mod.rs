@@ -14,6 +14,7 @@ use super::Shared;
 use super::container::{Container, Mode};
 use super::dialogue::Decision;
 use super::error::ImageError;
+use super::files::SFTP;
 use super::presence::Presence;
 use crate::backend::{
     Attachment, BackendError, BackendSession, Caller, Console, Program, SessionEnd, SessionRequest,
@@ -89,9 +90,12 @@ impl Attachment for ImageAttachment {
         request: &SessionRequest,
         console: &mut dyn Console,
     ) -> Result<BackendSession, BackendError> {
-        if let Program::Subsystem(name) = &request.program {
+        if let Program::Subsystem(name) = &request.program
+            && name != SFTP
+        {
             return Err(BackendError::Unsupported(format!(
-                "subsystem {name} is not supported for images in this version; scp -O and rsync work if the image has them"
+                "images have no subsystem {}; sftp is the only one",
+                name.escape_debug()
             )));
         }
         Decision::beforehand(self.inner.caller.account(), request)?;

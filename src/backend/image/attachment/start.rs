@@ -8,6 +8,7 @@ use crate::backend::image::containers::NewContainer;
 use crate::backend::image::dialogue::Decision;
 use crate::backend::image::engine::{Process, ProcessStreams};
 use crate::backend::image::error::ImageError;
+use crate::backend::image::files;
 use crate::backend::image::naming::{SaveTarget, shown_to};
 use crate::backend::image::session;
 use crate::backend::{BackendSession, SessionRequest};
@@ -48,7 +49,7 @@ impl Inner {
                 changed.await;
                 continue;
             }
-            let session = session::start_beside(&current.container, request).await?;
+            let session = files::start_beside(&current.container, request).await?;
             current.active += 1;
             return Ok(Started { session, mode: current.container.mode, notes: Vec::new() });
         }
@@ -198,9 +199,9 @@ async fn first_session(
         let process = Process::First(container.id.clone());
         return Ok(session::begin(container, process, request, streams).await);
     }
-    match session::start_beside(container, request).await {
+    match files::start_beside(container, request).await {
         Ok(session) => Ok(session),
-        Err(error) if container.ending().is_none() => Err(error.into()),
+        Err(error) if container.ending().is_none() => Err(error),
         Err(_) => Err(ImageError::ContainerDied {
             image: container.base.shown.clone(),
             reason: container.cause_of_death().await,

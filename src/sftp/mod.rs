@@ -1,0 +1,32 @@
+//! Files of one directory tree, served to the clients of SSH: SFTP version 3
+//! (draft-ietf-secsh-filexfer-02, with OpenSSH's extensions) and the older protocol of scp.
+//!
+//! A [`Root`] resolves every path beneath one directory, so nothing outside can be named. Each
+//! server is a [`BackendSession`](crate::backend::BackendSession) and knows nothing of where its
+//! root comes from. All that touches files blocks, and runs on threads that may.
+
+mod access;
+mod accounts;
+mod attributes;
+mod error;
+mod extensions;
+mod framing;
+mod handles;
+mod listing;
+mod real_path;
+mod request;
+mod root;
+pub mod scp;
+mod server;
+mod session;
+mod sparse;
+mod status;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::framing::{Frames, FramingError};
+pub use self::request::{Malformed, Request};
+pub use self::root::Root;
+pub use self::session::serve;

@@ -1,0 +1,206 @@
+//! What clients ask, section 6 of the draft.
+
+use super::attributes::Attributes;
+use super::wire::Reader;
+
+/// The packet is not what the draft says it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed packet")]
+pub struct Malformed;
+
+/// Types of packets that clients send.
+pub(super) mod kind {
+    pub(in crate::sftp) const INIT: u8 = 1;
+    pub(super) const OPEN: u8 = 3;
+    pub(super) const CLOSE: u8 = 4;
+    pub(in crate::sftp) const READ: u8 = 5;
+    pub(super) const WRITE: u8 = 6;
+    pub(in crate::sftp) const LSTAT: u8 = 7;
+    pub(in crate::sftp) const FSTAT: u8 = 8;
+    pub(super) const SETSTAT: u8 = 9;
+    pub(super) const FSETSTAT: u8 = 10;
+    pub(super) const OPENDIR: u8 = 11;
+    pub(super) const READDIR: u8 = 12;
+    pub(super) const REMOVE: u8 = 13;
+    pub(super) const MKDIR: u8 = 14;
+    pub(super) const RMDIR: u8 = 15;
+    pub(in crate::sftp) const REALPATH: u8 = 16;
+    pub(in crate::sftp) const STAT: u8 = 17;
+    pub(super) const RENAME: u8 = 18;
+    pub(in crate::sftp) const READLINK: u8 = 19;
+    pub(super) const SYMLINK: u8 = 20;
+    pub(super) const EXTENDED: u8 = 200;
+}
+
+/// A request. Paths and handles are any bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are those of the draft")]
+pub enum Request<'a> {
+    /// `SSH_FXP_INIT`
+    Init { version: u32 },
+    /// `SSH_FXP_OPEN`
+    Open { path: &'a [u8], flags: u32, attributes: Attributes },
+    /// `SSH_FXP_CLOSE`
+    Close { handle: &'a [u8] },
+    /// `SSH_FXP_READ`
+    Read { handle: &'a [u8], offset: u64, length: u32 },
+    /// `SSH_FXP_WRITE`
+    Write { handle: &'a [u8], offset: u64, data: &'a [u8] },
+    /// `SSH_FXP_LSTAT`
+    Lstat { path: &'a [u8] },
+    /// `SSH_FXP_FSTAT`
+    Fstat { handle: &'a [u8] },
+    /// `SSH_FXP_SETSTAT`
+    Setstat { path: &'a [u8], attributes: Attributes },
+    /// `SSH_FXP_FSETSTAT`
+    Fsetstat { handle: &'a [u8], attributes: Attributes },
+    /// `SSH_FXP_OPENDIR`
+    Opendir { path: &'a [u8] },
+    /// `SSH_FXP_READDIR`
+    Readdir { handle: &'a [u8] },
+    /// `SSH_FXP_REMOVE`
+    Remove { path: &'a [u8] },
+    /// `SSH_FXP_MKDIR`
+    Mkdir { path: &'a [u8], attributes: Attributes },
+    /// `SSH_FXP_RMDIR`
+    Rmdir { path: &'a [u8] },
+    /// `SSH_FXP_REALPATH`
+    Realpath { path: &'a [u8] },
+    /// `SSH_FXP_STAT`
+    Stat { path: &'a [u8] },
+    /// `SSH_FXP_RENAME`
+    Rename { from: &'a [u8], to: &'a [u8] },
+    /// `SSH_FXP_READLINK`
+    Readlink { path: &'a [u8] },
+    /// `SSH_FXP_SYMLINK`, in the order that OpenSSH sends and not in the draft's.
+    Symlink { target: &'a [u8], path: &'a [u8] },
+    /// `SSH_FXP_EXTENDED`
+    Extended(Extension<'a>),
+    /// Something that the draft does not have, or that only servers send.
+    Unknown,
+}
+
+/// OpenSSH's extensions, described in its file PROTOCOL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are those of the description")]
+pub enum Extension<'a> {
+    /// `posix-rename@openssh.com`
+    PosixRename { from: &'a [u8], to: &'a [u8] },
+    /// `statvfs@openssh.com`
+    Statvfs { path: &'a [u8] },
+    /// `fstatvfs@openssh.com`
+    Fstatvfs { handle: &'a [u8] },
+    /// `hardlink@openssh.com`
+    Hardlink { from: &'a [u8], to: &'a [u8] },
+    /// `fsync@openssh.com`
+    Fsync { handle: &'a [u8] },
+    /// `lsetstat@openssh.com`
+    Lsetstat { path: &'a [u8], attributes: Attributes },
+    /// `limits@openssh.com`
+    Limits,
+    /// `expand-path@openssh.com`
+    ExpandPath { path: &'a [u8] },
+    /// `copy-data`
+    CopyData { from: &'a [u8], offset: u64, length: u64, to: &'a [u8], to_offset: u64 },
+    /// `home-directory`
+    HomeDirectory { user: &'a [u8] },
+    /// `users-groups-by-id@openssh.com`: two lists of numbers, each of four bytes.
+    UsersGroupsById { users: &'a [u8], groups: &'a [u8] },
+    /// One that is not known here.
+    Unknown,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a packet without its length. The identifier is told, if there is one, also of a
+    /// packet that is malformed, so that the failure can be answered. Bytes behind the request
+    /// are ignored, as OpenSSH does.
+    pub fn parse(packet: &'a [u8]) -> (Option<u32>, Result<Self, Malformed>) {
+        let mut reader = Reader::new(packet);
+        let Ok(kind) = reader.byte() else {
+            return (None, Err(Malformed));
+        };
+        if kind == kind::INIT {
+            return (None, reader.uint32().map(|version| Self::Init { version }));
+        }
+        match reader.uint32() {
+            Ok(id) => (Some(id), Self::body(kind, &mut reader)),
+            Err(malformed) => (None, Err(malformed)),
+        }
+    }
+
+    fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Ok(match kind {
+            kind::OPEN => Self::Open {
+                path: reader.string()?,
+                flags: reader.uint32()?,
+                attributes: Attributes::read(reader)?,
+            },
+            kind::CLOSE => Self::Close { handle: reader.string()? },
+            kind::READ => Self::Read {
+                handle: reader.string()?,
+                offset: reader.uint64()?,
+                length: reader.uint32()?,
+            },
+            kind::WRITE => Self::Write {
+                handle: reader.string()?,
+                offset: reader.uint64()?,
+                data: reader.string()?,
+            },
+            kind::LSTAT => Self::Lstat { path: reader.string()? },
+            kind::FSTAT => Self::Fstat { handle: reader.string()? },
+            kind::SETSTAT => {
+                Self::Setstat { path: reader.string()?, attributes: Attributes::read(reader)? }
+            }
+            kind::FSETSTAT => {
+                Self::Fsetstat { handle: reader.string()?, attributes: Attributes::read(reader)? }
+            }
+            kind::OPENDIR => Self::Opendir { path: reader.string()? },
+            kind::READDIR => Self::Readdir { handle: reader.string()? },
+            kind::REMOVE => Self::Remove { path: reader.string()? },
+            kind::MKDIR => {
+                Self::Mkdir { path: reader.string()?, attributes: Attributes::read(reader)? }
+            }
+            kind::RMDIR => Self::Rmdir { path: reader.string()? },
+            kind::REALPATH => Self::Realpath { path: reader.string()? },
+            kind::STAT => Self::Stat { path: reader.string()? },
+            kind::RENAME => Self::Rename { from: reader.string()?, to: reader.string()? },
+            kind::READLINK => Self::Readlink { path: reader.string()? },
+            kind::SYMLINK => Self::Symlink { target: reader.string()?, path: reader.string()? },
+            kind::EXTENDED => Self::Extended(Extension::read(reader)?),
+            _ => Self::Unknown,
+        })
+    }
+}
+
+impl<'a> Extension<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Ok(match reader.string()? {
+            b"posix-rename@openssh.com" => {
+                Self::PosixRename { from: reader.string()?, to: reader.string()? }
+            }
+            b"statvfs@openssh.com" => Self::Statvfs { path: reader.string()? },
+            b"fstatvfs@openssh.com" => Self::Fstatvfs { handle: reader.string()? },
+            b"hardlink@openssh.com" => {
+                Self::Hardlink { from: reader.string()?, to: reader.string()? }
+            }
+            b"fsync@openssh.com" => Self::Fsync { handle: reader.string()? },
+            b"lsetstat@openssh.com" => {
+                Self::Lsetstat { path: reader.string()?, attributes: Attributes::read(reader)? }
+            }
+            b"limits@openssh.com" => Self::Limits,
+            b"expand-path@openssh.com" => Self::ExpandPath { path: reader.string()? },
+            b"copy-data" => Self::CopyData {
+                from: reader.string()?,
+                offset: reader.uint64()?,
+                length: reader.uint64()?,
+                to: reader.string()?,
+                to_offset: reader.uint64()?,
+            },
+            b"home-directory" => Self::HomeDirectory { user: reader.string()? },
+            b"users-groups-by-id@openssh.com" => {
+                Self::UsersGroupsById { users: reader.string()?, groups: reader.string()? }
+            }
+            _ => Self::Unknown,
+        })
+    }
+}

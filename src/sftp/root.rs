@@ -1,0 +1,233 @@
+//! The directory beneath which all paths are resolved.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::path::Path;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::access::{self, Access, Links, Located};
+use super::accounts::Accounts;
+use super::error::FileError;
+
+/// As many symbolic links as the kernel follows in one path, path_resolution(7).
+pub(super) const MOST_LINKS: usize = 40;
+/// How often a path is tried again that somebody renames meanwhile.
+const ATTEMPTS: usize = 64;
+
+/// A directory that is `/` for all that is done through it. The kernel resolves every path
+/// beneath it (RESOLVE_IN_ROOT of openat2(2)): no `..`, link or race leads out of it. Blocks.
+pub struct Root {
+    directory: OwnedFd,
+    home: Vec<u8>,
+}
+
+impl Root {
+    /// Opens a directory of the host. `home` is where relative paths start, an absolute path
+    /// beneath it.
+    ///
+    /// # Errors
+    /// That the directory cannot be opened.
+    pub fn open(path: &Path, home: &[u8]) -> std::io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self { directory, home: home.to_owned() })
+    }
+
+    /// Starts relative paths in the home that the root's own list of users tells, if there is one.
+    pub fn at_home_of(mut self, user: &str) -> Self {
+        let accounts = Accounts::read(&self);
+        if let Some(home) = accounts.home(user).filter(|home| home.starts_with(b"/"))
+            && self
+                .locate(home, Links::Follow)
+                .and_then(|file| file.kind())
+                .is_ok_and(|kind| kind.is_dir())
+        {
+            self.home = home.to_owned();
+        }
+        self
+    }
+
+    /// Whether a path leads to a file that somebody may execute.
+    pub fn has_program(&self, path: &[u8]) -> bool {
+        self.locate(path, Links::Follow)
+            .and_then(|file| file.stat())
+            .is_ok_and(|stat| access::kind(&stat).is_file() && stat.st_mode & 0o111 != 0)
+    }
+
+    pub(super) fn home(&self) -> &[u8] {
+        &self.home
+    }
+
+    /// The path from the root; what is relative starts at home.
+    pub(super) fn absolute<'a>(&self, path: &'a [u8]) -> Cow<'a, [u8]> {
+        if path.starts_with(b"/") {
+            return Cow::Borrowed(path);
+        }
+        Cow::Owned([self.home.as_slice(), b"/", path].concat())
+    }
+
+    /// Finds a file of any kind without opening it.
+    pub(super) fn locate(&self, path: &[u8], links: Links) -> Result<Located, FileError> {
+        let flags = match links {
+            Links::Follow => OFlags::PATH,
+            Links::Keep => OFlags::PATH | OFlags::NOFOLLOW,
+        };
+        Ok(Located::new(self.resolve(&self.absolute(path), flags)?))
+    }
+
+    /// Opens a regular file; a new one gets `mode` less the usual umask.
+    pub(super) fn open_file(
+        &self,
+        path: &[u8],
+        access: Access,
+        mode: u32,
+    ) -> Result<File, FileError> {
+        if !access.create {
+            return self.locate(path, Links::Follow)?.open(access);
+        }
+        let mut path = self.absolute(path).into_owned();
+        for _ in 0..MOST_LINKS {
+            if !access.exclusive {
+                match self.locate(&path, Links::Follow) {
+                    Ok(file) => return file.open(access),
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            match self.create_file(&path, access, mode) {
+                Err(FileError::System(Errno::EXIST)) if !access.exclusive => {}
+                result => return result,
+            }
+            // Somebody else made it just now, or it is a link to a file that is yet to be made.
+            if let Ok(target) = self.locate(&path, Links::Keep).and_then(|link| link.link_target())
+            {
+                path = if target.starts_with(b"/") {
+                    target
+                } else {
+                    [split(&path).0, b"/", &target].concat()
+                };
+            }
+        }
+        Err(Errno::LOOP.into())
+    }
+
+    fn create_file(&self, path: &[u8], access: Access, mode: u32) -> Result<File, FileError> {
+        let (directory, name) = self.parent(path)?;
+        // With O_EXCL no link is followed, and nothing that exists is opened.
+        let flags = access.flags() | OFlags::CREATE | OFlags::EXCL;
+        let mode_at_birth = Mode::from_raw_mode(access::masked(mode) & 0o777);
+        let file = rustix::fs::openat(&directory, name, flags, mode_at_birth)?;
+        access::settle_mode(&file, mode)?;
+        Ok(file.into())
+    }
+
+    /// Makes a directory of `mode` less the usual umask.
+    pub(super) fn make_directory(&self, path: &[u8], mode: u32) -> Result<(), FileError> {
+        if self.names_a_directory(path) {
+            self.locate(path, Links::Follow)?;
+            return Err(Errno::EXIST.into());
+        }
+        let (directory, name) = self.parent(path)?;
+        let mode_at_birth = Mode::from_raw_mode(access::masked(mode) & 0o777);
+        rustix::fs::mkdirat(&directory, name, mode_at_birth)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(&directory, name, flags, Mode::empty())?;
+        access::settle_mode(made, mode)
+    }
+
+    pub(super) fn remove_file(&self, path: &[u8]) -> Result<(), FileError> {
+        let (directory, name) = self.parent(path)?;
+        Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
+    }
+
+    pub(super) fn remove_directory(&self, path: &[u8]) -> Result<(), FileError> {
+        let (directory, name) = self.parent(path)?;
+        Ok(rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Renames; what is there already is replaced only if asked.
+    pub(super) fn rename(&self, from: &[u8], to: &[u8], replace: bool) -> Result<(), FileError> {
+        let (from_directory, from_name) = self.parent(from)?;
+        let (to_directory, to_name) = self.parent(to)?;
+        if replace {
+            rustix::fs::renameat(from_directory, from_name, to_directory, to_name)?;
+            return Ok(());
+        }
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(&from_directory, from_name, &to_directory, to_name, flags) {
+            // Not every file system can; the draft asks for no atomicity.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                match rustix::fs::statat(&to_directory, to_name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => {}
+                    Err(error) => return Err(error.into()),
+                    Ok(_) => return Err(Errno::EXIST.into()),
+                }
+                Ok(rustix::fs::renameat(from_directory, from_name, to_directory, to_name)?)
+            }
+            renamed => Ok(renamed?),
+        }
+    }
+
+    pub(super) fn hard_link(&self, from: &[u8], to: &[u8]) -> Result<(), FileError> {
+        let (from_directory, from_name) = self.parent(from)?;
+        let (to_directory, to_name) = self.parent(to)?;
+        let flags = AtFlags::empty();
+        Ok(rustix::fs::linkat(from_directory, from_name, to_directory, to_name, flags)?)
+    }
+
+    /// Makes a symbolic link; `target` is any text.
+    pub(super) fn symbolic_link(&self, target: &[u8], path: &[u8]) -> Result<(), FileError> {
+        let (directory, name) = self.parent(path)?;
+        Ok(rustix::fs::symlinkat(target, directory, name)?)
+    }
+
+    /// The directory that a path's last name is in, and that name.
+    fn parent<'a>(&self, path: &'a [u8]) -> Result<(OwnedFd, &'a [u8]), FileError> {
+        if path.is_empty() {
+            return Err(Errno::NOENT.into());
+        }
+        if self.names_a_directory(path) {
+            return Err(Errno::BUSY.into());
+        }
+        let (directory, name) = split(path);
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let directory = self.resolve(&self.absolute(directory), flags)?;
+        access::refuse_the_kernels(&directory)?;
+        Ok((directory, name))
+    }
+
+    /// Whether a path ends in no name of its own but in `/`, `.` or `..`.
+    fn names_a_directory(&self, path: &[u8]) -> bool {
+        matches!(split(path).1, b"" | b"." | b"..")
+    }
+
+    fn resolve(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, FileError> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        // Not needed by the kernel, but a path that begins at the root of the host does not occur.
+        let start = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());
+        let path = if start == path.len() { b"." } else { &path[start..] };
+        for _ in 0..ATTEMPTS {
+            let flags = flags | OFlags::CLOEXEC;
+            match rustix::fs::openat2(self.directory.as_fd(), path, flags, Mode::empty(), resolve) {
+                // Something was renamed while `..` was resolved, openat2(2).
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                opened => return Ok(opened?),
+            }
+        }
+        Err(FileError::Unstable)
+    }
+}
+
+/// The path of the directory, and the last name; slashes behind that are left out.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+    let trimmed = &path[..end];
+    match trimmed.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&trimmed[..=slash], &trimmed[slash + 1..]),
+        None if end == 0 && !path.is_empty() => (b"/", b""),
+        None => (b".", trimmed),
+    }
+}

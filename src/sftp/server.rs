@@ -1,0 +1,364 @@
+//! Answers requests. Blocks.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::io::Errno;
+
+use super::access::{Access, Links, Located, MODE_BITS};
+use super::accounts::Accounts;
+use super::attributes::{self, Attributes};
+use super::error::FileError;
+use super::extensions;
+use super::framing::MOST_BYTES;
+use super::handles::{Handles, Open, OpenFile};
+use super::listing::Listing;
+use super::request::Request;
+use super::root::Root;
+use super::sparse;
+use super::status::Refusal;
+use super::wire::Writer;
+
+const VERSION: u32 = 3;
+/// For data in a packet: room for its header is left. OpenSSH's own limit.
+pub(super) const MOST_DATA: u32 = MOST_BYTES - 1024;
+/// What is noted about failed writes is bounded.
+const MOST_FAILURES: usize = 64;
+
+/// Types of packets that servers send.
+pub(super) mod answer {
+    pub(super) const VERSION: u8 = 2;
+    pub(super) const STATUS: u8 = 101;
+    pub(super) const HANDLE: u8 = 102;
+    pub(super) const DATA: u8 = 103;
+    pub(super) const NAME: u8 = 104;
+    pub(super) const ATTRS: u8 = 105;
+    pub(in crate::sftp) const EXTENDED_REPLY: u8 = 201;
+}
+
+/// The open flags of section 6.3.
+mod open_flags {
+    pub(super) const READ: u32 = 1;
+    pub(super) const WRITE: u32 = 2;
+    pub(super) const APPEND: u32 = 4;
+    pub(super) const CREATE: u32 = 8;
+    pub(super) const TRUNCATE: u32 = 0x10;
+    pub(super) const EXCLUSIVE: u32 = 0x20;
+}
+
+/// An answer to a request, without what all answers have.
+pub(super) type Answer = Result<Option<Writer>, Refusal>;
+
+/// What is known of one session.
+pub(super) struct Server {
+    pub(super) root: Root,
+    handles: Mutex<Handles>,
+    accounts: OnceLock<Accounts>,
+    is_greeted: AtomicBool,
+    /// The client went away: what takes long gives up.
+    pub(super) is_cancelled: AtomicBool,
+    /// Files that were not written as they should have been, and why.
+    failures: Mutex<Vec<(Vec<u8>, FileError)>>,
+}
+
+/// The client speaks something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NotGreeted;
+
+impl Server {
+    pub(super) fn new(root: Root) -> Self {
+        Self {
+            root,
+            handles: Mutex::default(),
+            accounts: OnceLock::new(),
+            is_greeted: AtomicBool::new(false),
+            is_cancelled: AtomicBool::new(false),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Does what a packet asks and returns the packet to send.
+    pub(super) fn answer(&self, packet: &[u8]) -> Result<Vec<u8>, NotGreeted> {
+        let (id, request) = Request::parse(packet);
+        if let Ok(Request::Init { .. }) = request {
+            self.is_greeted.store(true, Ordering::Relaxed);
+            return Ok(greeting());
+        }
+        if !self.is_greeted.load(Ordering::Relaxed) {
+            return Err(NotGreeted);
+        }
+        // A packet that is too short for an identifier is answered as if it had one.
+        let id = id.unwrap_or(0);
+        let answer = request.map_err(Refusal::from).and_then(|request| self.perform(id, request));
+        Ok(match answer {
+            Ok(Some(answer)) => answer.finish(),
+            Ok(None) => status(id, 0, "success"),
+            Err(refusal) => status(id, refusal.code, &refusal.message),
+        })
+    }
+
+    /// Closes all that is open; returns what was not written to its end, and why.
+    pub(super) fn close(&self) -> Vec<(Vec<u8>, Option<FileError>)> {
+        let unfinished = self.handles().close_all();
+        let failures = std::mem::take(&mut *self.failures());
+        let mut all: Vec<_> =
+            failures.into_iter().map(|(path, error)| (path, Some(error))).collect();
+        all.extend(unfinished.into_iter().map(|path| (path, None)));
+        all
+    }
+
+    fn perform(&self, id: u32, request: Request<'_>) -> Answer {
+        match request {
+            Request::Init { .. } | Request::Unknown => Err(Refusal::unsupported()),
+            Request::Open { path, flags, attributes } => self.open(id, path, flags, attributes),
+            Request::Close { handle } => self.close_handle(handle),
+            Request::Read { handle, offset, length } => self.read(id, handle, offset, length),
+            Request::Write { handle, offset, data } => self.write(handle, offset, data),
+            Request::Lstat { path } => self.stat(id, path, Links::Keep),
+            Request::Stat { path } => self.stat(id, path, Links::Follow),
+            Request::Fstat { handle } => {
+                let stat = rustix::fs::fstat(&self.file(handle)?.file)?;
+                let mut answer = Writer::answer(answer::ATTRS, id);
+                attributes::write(&mut answer, &stat);
+                Ok(Some(answer))
+            }
+            Request::Setstat { path, attributes } => {
+                set(&self.root.locate(path, Links::Follow)?, &attributes)
+            }
+            Request::Fsetstat { handle, attributes } => self.set_open(handle, &attributes),
+            Request::Opendir { path } => {
+                let mut handles = self.handles();
+                let counted = handles.reserve()?;
+                let listing = Listing::open(&self.root, path)?;
+                let handle = handles.add(Open::Directory(Arc::new(Mutex::new(listing))), counted);
+                Ok(Some(handle_answer(id, &handle)))
+            }
+            Request::Readdir { handle } => self.read_directory(id, handle),
+            Request::Remove { path } => {
+                self.root.remove_file(path)?;
+                self.forget_failures(path);
+                Ok(None)
+            }
+            Request::Mkdir { path, attributes } => {
+                self.root.make_directory(path, attributes.mode.unwrap_or(0o777))?;
+                Ok(None)
+            }
+            Request::Rmdir { path } => Ok(self.root.remove_directory(path).map(|()| None)?),
+            Request::Realpath { path } => Ok(Some(name(id, &self.root.real_path(path)?))),
+            Request::Rename { from, to } => {
+                self.root.rename(from, to, false)?;
+                self.forget_failures(from);
+                Ok(None)
+            }
+            Request::Readlink { path } => {
+                let link = self.root.locate(path, Links::Keep)?;
+                if !link.kind()?.is_symlink() {
+                    return Err(Errno::INVAL.into());
+                }
+                Ok(Some(name(id, &link.link_target()?)))
+            }
+            Request::Symlink { target, path } => {
+                Ok(self.root.symbolic_link(target, path).map(|()| None)?)
+            }
+            Request::Extended(extension) => extensions::perform(self, id, extension),
+        }
+    }
+
+    fn open(&self, id: u32, path: &[u8], flags: u32, attributes: Attributes) -> Answer {
+        let asks = |flag| flags & flag != 0;
+        let access = Access {
+            read: asks(open_flags::READ) || !asks(open_flags::WRITE),
+            write: asks(open_flags::WRITE),
+            append: asks(open_flags::APPEND),
+            create: asks(open_flags::CREATE),
+            exclusive: asks(open_flags::EXCLUSIVE),
+            truncate: asks(open_flags::TRUNCATE),
+        };
+        let mut handles = self.handles();
+        let counted = handles.reserve()?;
+        let file = self.root.open_file(path, access, attributes.mode.unwrap_or(0o666))?;
+        let open = OpenFile {
+            file,
+            path: self.root.absolute(path).into_owned(),
+            writes: access.write,
+            appends: access.append,
+        };
+        let handle = handles.add(Open::File(Arc::new(open)), counted);
+        Ok(Some(handle_answer(id, &handle)))
+    }
+
+    fn close_handle(&self, handle: &[u8]) -> Answer {
+        self.handles().remove(handle).map(|_| None).ok_or_else(Refusal::bad_handle)
+    }
+
+    fn read(&self, id: u32, handle: &[u8], offset: u64, length: u32) -> Answer {
+        let file = self.file(handle)?;
+        let length = length.min(MOST_DATA) as usize;
+        if i64::try_from(offset).is_err() {
+            return Err(Errno::INVAL.into());
+        }
+        let mut answer = Writer::answer(answer::DATA, id);
+        answer.uint32(0);
+        let start = answer.len();
+        let bytes = answer.bytes();
+        bytes.reserve_exact(length);
+        let read = rustix::io::pread(&file.file, rustix::buffer::spare_capacity(bytes), offset)?;
+        // There may have been more room than was asked for.
+        let read = read.min(length);
+        bytes.truncate(start + read);
+        if read == 0 {
+            return Err(Refusal::end_of_file());
+        }
+        answer.set_uint32(start - 4, u32::try_from(read).unwrap_or(MOST_DATA));
+        Ok(Some(answer))
+    }
+
+    fn write(&self, handle: &[u8], offset: u64, data: &[u8]) -> Answer {
+        let open = self.file(handle)?;
+        if !open.writes {
+            return Err(Errno::BADF.into());
+        }
+        let end = offset.checked_add(data.len() as u64);
+        if end.is_none_or(|end| i64::try_from(end).is_err()) {
+            return Err(Errno::INVAL.into());
+        }
+        let written = if open.appends {
+            std::io::Write::write_all(&mut &open.file, data)
+        } else {
+            sparse::write_all_at(&open.file, data, offset)
+        };
+        written.map(|()| None).map_err(|error| {
+            let error = Errno::from_io_error(&error).unwrap_or(Errno::IO).into();
+            self.note_failure(&open.path, error);
+            error.into()
+        })
+    }
+
+    fn stat(&self, id: u32, path: &[u8], links: Links) -> Answer {
+        let stat = self.root.locate(path, links)?.stat()?;
+        let mut answer = Writer::answer(answer::ATTRS, id);
+        attributes::write(&mut answer, &stat);
+        Ok(Some(answer))
+    }
+
+    fn set_open(&self, handle: &[u8], attributes: &Attributes) -> Answer {
+        let file = &self.file(handle)?.file;
+        if let Some(size) = attributes.size {
+            file.set_len(size)?;
+        }
+        if let Some((uid, gid)) = attributes.owner {
+            let (uid, gid) = (Uid::from_raw_unchecked(uid), Gid::from_raw_unchecked(gid));
+            rustix::fs::fchown(file, Some(uid), Some(gid))?;
+        }
+        if let Some(mode) = attributes.mode {
+            rustix::fs::fchmod(file, Mode::from_raw_mode(mode & MODE_BITS))?;
+        }
+        if let Some((accessed, modified)) = attributes.times {
+            let times = attributes::timestamps(accessed.into(), modified.into());
+            rustix::fs::futimens(file, &times)?;
+        }
+        Ok(None)
+    }
+
+    fn read_directory(&self, id: u32, handle: &[u8]) -> Answer {
+        let listing = match self.handles().find(handle) {
+            Some(Open::Directory(listing)) => listing,
+            Some(Open::File(_)) | None => return Err(Refusal::bad_handle()),
+        };
+        let mut answer = Writer::answer(answer::NAME, id);
+        let count_at = answer.len();
+        answer.uint32(0);
+        let mut listing = listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = listing.read(&self.root, self.accounts(), &mut answer)?;
+        if count == 0 {
+            return Err(Refusal::end_of_file());
+        }
+        answer.set_uint32(count_at, count);
+        Ok(Some(answer))
+    }
+
+    pub(super) fn accounts(&self) -> &Accounts {
+        self.accounts.get_or_init(|| Accounts::read(&self.root))
+    }
+
+    /// The open file that a handle stands for.
+    pub(super) fn file(&self, handle: &[u8]) -> Result<Arc<OpenFile>, Refusal> {
+        match self.handles().find(handle) {
+            Some(Open::File(file)) => Ok(file),
+            Some(Open::Directory(_)) | None => Err(Refusal::bad_handle()),
+        }
+    }
+
+    pub(super) fn note_failure(&self, path: &[u8], error: FileError) {
+        let mut failures = self.failures();
+        if failures.len() < MOST_FAILURES && !failures.iter().any(|(failed, _)| failed == path) {
+            failures.push((path.to_owned(), error));
+        }
+    }
+
+    /// What is gone or replaced did not fail any more.
+    pub(super) fn forget_failures(&self, path: &[u8]) {
+        let path = self.root.absolute(path);
+        self.failures().retain(|(failed, _)| *failed != *path);
+    }
+
+    fn handles(&self) -> MutexGuard<'_, Handles> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Vec<(Vec<u8>, FileError)>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sets attributes; the mode after the owner, which takes set-user-ID bits away.
+pub(super) fn set(file: &Located, attributes: &Attributes) -> Answer {
+    if let Some(size) = attributes.size {
+        file.open(Access { read: false, write: true, ..Access::default() })?.set_len(size)?;
+    }
+    if let Some((uid, gid)) = attributes.owner {
+        file.set_owner(uid, gid)?;
+    }
+    if let Some(mode) = attributes.mode {
+        file.set_mode(mode)?;
+    }
+    if let Some((accessed, modified)) = attributes.times {
+        file.set_times(&attributes::timestamps(accessed.into(), modified.into()))?;
+    }
+    Ok(None)
+}
+
+/// An answer with one name, as `SSH_FXP_REALPATH` has it.
+pub(super) fn name(id: u32, path: &[u8]) -> Writer {
+    let mut answer = Writer::answer(answer::NAME, id);
+    answer.uint32(1);
+    answer.string(path);
+    answer.string(path);
+    answer.uint32(0);
+    answer
+}
+
+fn handle_answer(id: u32, handle: &[u8]) -> Writer {
+    let mut answer = Writer::answer(answer::HANDLE, id);
+    answer.string(handle);
+    answer
+}
+
+fn status(id: u32, code: u32, message: &str) -> Vec<u8> {
+    let mut answer = Writer::answer(answer::STATUS, id);
+    answer.uint32(code);
+    answer.string(message.as_bytes());
+    answer.string(b"en");
+    answer.finish()
+}
+
+fn greeting() -> Vec<u8> {
+    let mut greeting = Writer::packet(answer::VERSION);
+    greeting.uint32(VERSION);
+    for (name, version) in extensions::OFFERED {
+        greeting.string(name.as_bytes());
+        greeting.string(version.as_bytes());
+    }
+    greeting.finish()
+}

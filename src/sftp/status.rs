@@ -1,0 +1,70 @@
+//! How requests fail, section 7 of the draft.
+
+use rustix::io::Errno;
+
+use super::error::FileError;
+use super::request::Malformed;
+
+/// A status other than success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: u32,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    const END_OF_FILE: u32 = 1;
+    const NO_SUCH_FILE: u32 = 2;
+    const PERMISSION_DENIED: u32 = 3;
+    const FAILURE: u32 = 4;
+    const BAD_MESSAGE: u32 = 5;
+    const UNSUPPORTED: u32 = 8;
+
+    pub(super) fn end_of_file() -> Self {
+        Self { code: Self::END_OF_FILE, message: "end of file".to_owned() }
+    }
+
+    pub(super) fn bad_handle() -> Self {
+        Self { code: Self::FAILURE, message: "no such handle".to_owned() }
+    }
+
+    pub(super) fn unsupported() -> Self {
+        Self { code: Self::UNSUPPORTED, message: "operation not supported".to_owned() }
+    }
+}
+
+impl From<Malformed> for Refusal {
+    fn from(malformed: Malformed) -> Self {
+        Self { code: Self::BAD_MESSAGE, message: malformed.to_string() }
+    }
+}
+
+impl From<FileError> for Refusal {
+    /// Version 3 has few codes; the message tells the rest.
+    fn from(error: FileError) -> Self {
+        let code = match error {
+            FileError::System(Errno::NOENT | Errno::NOTDIR | Errno::BADF | Errno::LOOP) => {
+                Self::NO_SUCH_FILE
+            }
+            FileError::System(Errno::PERM | Errno::ACCESS) | FileError::OfTheKernel => {
+                Self::PERMISSION_DENIED
+            }
+            FileError::System(Errno::INVAL | Errno::NAMETOOLONG) => Self::BAD_MESSAGE,
+            FileError::System(Errno::NOSYS | Errno::OPNOTSUPP) => Self::UNSUPPORTED,
+            _ => Self::FAILURE,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        FileError::from(errno).into()
+    }
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        Errno::from_io_error(&error).unwrap_or(Errno::IO).into()
+    }
+}
