@@ -28,6 +28,7 @@ use crate::names::NodeName;
 use crate::relay::spool::{DiskBudget, Patience, SpoolLimits};
 use crate::server::Server;
 use crate::target::{NodesTarget, Target};
+use crate::workers::Workers;
 
 /// What one direction of a channel may keep in memory before it goes to disk.
 const SPOOL_MEMORY: usize = 512 * 1024;
@@ -66,6 +67,9 @@ pub enum GatewayError {
         /// Why.
         source: io::Error,
     },
+    /// The system has no threads left.
+    #[error("cannot start the threads that run connections: {0}")]
+    Workers(io::Error),
 }
 
 /// A gateway that listens; clients are served once [`Gateway::run`] is awaited.
@@ -73,6 +77,7 @@ pub struct Gateway {
     sockets: Vec<TcpListener>,
     parts: Parts,
     server: Arc<Server>,
+    workers: Arc<Workers>,
     config: Config,
     background: TaskTracker,
     stop_background: CancellationToken,
@@ -171,7 +176,8 @@ impl Gateway {
             limits,
             keys,
         ));
-        Ok(Self { sockets, parts, server, config, background, stop_background })
+        let workers = Arc::new(Workers::start().map_err(GatewayError::Workers)?);
+        Ok(Self { sockets, parts, server, workers, config, background, stop_background })
     }
 
     /// The addresses it listens on, with the ports the system chose.
@@ -195,7 +201,8 @@ impl Gateway {
         for address in self.addresses().unwrap_or_default() {
             info!("listening on {address}");
         }
-        listener::serve(self.sockets, self.server, &self.config.limits, shutdown).await;
+        let limits = &self.config.limits;
+        listener::serve(self.sockets, self.server, self.workers.clone(), limits, shutdown).await;
         self.stop_background.cancel();
         self.background.close();
         self.background.wait().await;

@@ -7,13 +7,14 @@
 //!
 //! 1. [`gateway`] puts the parts together from a [`config::Config`].
 //! 2. [`listener`] accepts TCP connections, within limits, and drains them at shutdown.
-//! 3. [`server`] speaks SSH with the client.
-//! 4. [`auth`] turns credentials into an [`auth::Identity`].
-//! 5. [`target`] turns the username into a [`target::Target`].
-//! 6. [`inventory`] knows which nodes and images there are.
-//! 7. [`backend`] opens what was asked for: a node, or a container of an image.
-//! 8. [`sftp`] serves the files of a directory tree, for backends whose files are on this host.
-//! 9. [`relay`] carries bytes between the client's channel and the backend's session.
+//! 3. [`workers`] runs each connection, with all it spawns, on one thread.
+//! 4. [`server`] speaks SSH with the client.
+//! 5. [`auth`] turns credentials into an [`auth::Identity`].
+//! 6. [`target`] turns the username into a [`target::Target`].
+//! 7. [`inventory`] knows which nodes and images there are.
+//! 8. [`backend`] opens what was asked for: a node, or a container of an image.
+//! 9. [`sftp`] serves the files of a directory tree, for backends whose files are on this host.
+//! 10. [`relay`] carries bytes between the client's channel and the backend's session.
 
 pub mod auth;
 pub mod backend;
@@ -30,3 +31,4 @@ pub mod server;
 pub mod sftp;
 mod ssh;
 pub mod target;
+pub mod workers;

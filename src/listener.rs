@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::Limits;
 use crate::server::Server;
+use crate::workers::Workers;
 
 /// Pause after accept(2) failed for want of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -25,6 +26,7 @@ const DRAIN: Duration = Duration::from_secs(30 * 60);
 pub async fn serve(
     sockets: Vec<TcpListener>,
     server: Arc<Server>,
+    workers: Arc<Workers>,
     limits: &Limits,
     shutdown: CancellationToken,
 ) {
@@ -36,6 +38,7 @@ pub async fn serve(
         accepting.spawn(accept(
             socket,
             server.clone(),
+            workers.clone(),
             startups.clone(),
             connections.clone(),
             next_id.clone(),
@@ -56,6 +59,7 @@ pub async fn serve(
 async fn accept(
     socket: TcpListener,
     server: Arc<Server>,
+    workers: Arc<Workers>,
     startups: Startups,
     connections: TaskTracker,
     next_id: Arc<AtomicU64>,
@@ -80,17 +84,22 @@ async fn accept(
         match startups.begin(peer.ip()) {
             Ok(startup) => {
                 let id = next_id.fetch_add(1, Ordering::Relaxed);
-                connections.spawn(server.clone().serve(
-                    stream,
-                    peer,
-                    id,
-                    startup,
-                    shutdown.clone(),
-                ));
+                let (server, shutdown) = (server.clone(), shutdown.clone());
+                workers.spawn(&connections, peer.ip(), async move {
+                    match bound_to_this_thread(stream) {
+                        Ok(stream) => server.serve(stream, peer, id, startup, shutdown).await,
+                        Err(error) => warn!(%peer, %error, "cannot serve a connection"),
+                    }
+                });
             }
             Err(limit) => refuse(&stream, peer, limit),
         }
     }
+}
+
+/// The same stream, whose events arrive at the thread that asks for it.
+fn bound_to_this_thread(stream: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.into_std()?)
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {

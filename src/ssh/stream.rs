@@ -1,19 +1,29 @@
-//! A TCP stream that can be ended from outside.
+//! A TCP stream as russh reads it: it can be ended from outside, and it reads ahead.
 //!
 //! russh runs a connection in a task of its own, which ends only with its stream: while a key
-//! exchange is under way, or the peer reads nothing, no message reaches it.
+//! exchange is under way, or the peer reads nothing, no message reaches it. And it reads each
+//! packet in two pieces, its length and its rest, which would be a system call each.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+/// The fewest and the most bytes asked for at once. Packets of bulk data have 32 KiB.
+const READ_AHEAD: (usize, usize) = (4 * 1024, 64 * 1024);
 
 /// Fails every read and write with `ConnectionAborted` once its token is cancelled.
 pub(crate) struct CancellableStream {
     stream: TcpStream,
+    /// Read, but not asked for yet. Has no memory while it is empty: most connections are idle.
+    ahead: BytesMut,
+    /// How much to ask for next.
+    read_ahead: usize,
     // One each, as reader and writer are polled by different tasks' wakers.
     read_end: Pin<Box<WaitForCancellationFutureOwned>>,
     write_end: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -24,9 +34,23 @@ impl CancellableStream {
     pub(crate) fn new(stream: TcpStream, end: &CancellationToken) -> Self {
         Self {
             stream,
+            ahead: BytesMut::new(),
+            read_ahead: READ_AHEAD.0,
             read_end: Box::pin(end.clone().cancelled_owned()),
             write_end: Box::pin(end.clone().cancelled_owned()),
         }
+    }
+}
+
+/// Grows while more comes than was asked for, shrinks when little does.
+fn next_read_ahead(asked: usize, came: usize) -> usize {
+    let (fewest, most) = READ_AHEAD;
+    if came >= asked {
+        (asked * 4).min(most)
+    } else if came < asked / 8 {
+        (asked / 4).max(fewest)
+    } else {
+        asked
     }
 }
 
@@ -46,8 +70,23 @@ impl AsyncRead for CancellableStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ended(&mut self.read_end, cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let this = &mut *self;
+        if this.ahead.is_empty() {
+            ended(&mut this.read_end, cx)?;
+            // Looked at before memory is taken for what may not come for hours.
+            ready!(this.stream.poll_read_ready(cx))?;
+            let mut ahead = BytesMut::with_capacity(this.read_ahead);
+            ready!(poll_read_buf(Pin::new(&mut this.stream), cx, &mut ahead))?;
+            this.read_ahead = next_read_ahead(this.read_ahead, ahead.len());
+            this.ahead = ahead;
+        }
+        let len = this.ahead.len().min(buf.remaining());
+        buf.put_slice(&this.ahead[..len]);
+        this.ahead.advance(len);
+        if this.ahead.is_empty() {
+            this.ahead = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -82,5 +121,19 @@ impl AsyncWrite for CancellableStream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ended(&mut self.write_end, cx)?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_connection_reads_much_at_once_and_an_idle_one_little() {
+        let busy = (0..5).fold(READ_AHEAD.0, |asked, _| next_read_ahead(asked, asked));
+        assert_eq!(busy, READ_AHEAD.1);
+        assert_eq!(next_read_ahead(busy, busy / 2), busy);
+        let idle = (0..5).fold(busy, |asked, _| next_read_ahead(asked, 100));
+        assert_eq!(idle, READ_AHEAD.0);
     }
 }
