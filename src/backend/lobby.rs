@@ -11,7 +11,7 @@ use super::image::ImageBackend;
 use super::{
     Attachment, BackendError, BackendSession, Caller, Console, Control, ExitStatus, Gone, Output,
     OutputEvent, Program, SessionEnd, SessionRequest, Stdin, StreamError, StreamTarget, WindowSize,
-    tcp,
+    socket,
 };
 use crate::inventory::{Inventories, NodeRecord};
 use crate::names::NodeName;
@@ -160,7 +160,7 @@ impl Attachment for Lobby {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "cannot switch off Nagle's algorithm");
                 }
-                Ok(tcp::session(stream))
+                Ok(socket::tcp(stream, ()))
             }
             Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),
             Err(_) => Err(StreamError::Failed("no answer".to_owned())),
