@@ -109,8 +109,29 @@ fn local_forwards_reach_ports_of_the_container_and_lose_no_early_or_late_byte() 
 
     let forward = format!("{port}:localhost:7");
     let client = with_server(gateway.ssh(&image.user()).option(&["-L", &forward]));
-    assert_parallel_conversations(port);
+    for _ in 0..3 {
+        assert_eq!(talk_over_tcp(local(port)), whole_answer());
+    }
     client.finish();
+    expect_no_container(&image);
+}
+
+#[test]
+fn a_hundred_connections_go_into_the_container_at_once_and_out_again() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+    let port = unused_port();
+
+    // busybox's servers keep two waiting; the remote forward is a server that keeps them all.
+    let inward = format!("{port}:localhost:8000");
+    let outward = format!("8000:localhost:{}", talkative_server().port());
+    let options = ["-N", "-L", &inward, "-R", &outward];
+    let client = gateway.ssh(&image.user()).option(&options).start();
+    wait_for_port(port);
+    assert_parallel_conversations(port);
+    client.kill();
     expect_no_container(&image);
 }
 
@@ -191,12 +212,13 @@ fn a_remote_forward_to_any_port_says_which_and_can_be_cancelled() {
     let master = Master::connect(&gateway, &image, &testbed, &[]);
 
     let to = format!("localhost:{}", talkative_server().port());
-    let port = master.control("forward", &["-R", &format!("0:{to}")]);
+    let any_port = format!("0:{to}");
+    let port = master.control("forward", &["-R", &any_port]);
     let port = port.trim();
     let command = format!("nc 127.0.0.1 {port} </dev/null");
     let talking = || master.ssh().command(&command).run();
     talking().expect_success().expect_stdout(&format!("{GREETING}0 bytes\n"));
-    master.control("cancel", &["-R", &format!("{port}:{to}")]);
+    master.control("cancel", &["-R", &any_port]);
     let nobody = talking();
     assert_ne!(nobody.code, Some(0), "{nobody:?}");
     master.leave();
