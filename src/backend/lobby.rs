@@ -157,9 +157,7 @@ impl Attachment for Lobby {
         let address = SocketAddr::new(node.address.ip(), jump_port(&node, *port));
         match tokio::time::timeout(node.options.connect, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "cannot switch off Nagle's algorithm");
-                }
+                socket::send_at_once(&stream);
                 Ok(socket::tcp(stream, ()))
             }
             Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),

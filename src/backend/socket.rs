@@ -13,6 +13,13 @@ use super::{BackendSession, Control, Gone, Output, OutputEvent, Stdin, WindowSiz
 /// Bytes read at once.
 const READ: usize = 32 * 1024;
 
+/// Has every write sent as it is: what is forwarded may be single keystrokes.
+pub(super) fn send_at_once(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot switch off Nagle's algorithm");
+    }
+}
+
 /// The ends of a TCP connection. `keeps` lives as long as they do.
 pub(super) fn tcp(stream: TcpStream, keeps: impl Send + Sync + 'static) -> BackendSession {
     let (read, write) = stream.into_split();

@@ -198,3 +198,54 @@ fn identity(stat: &rustix::fs::Stat) -> (u64, u64) {
 fn modified(stat: &rustix::fs::Stat) -> Timespec {
     Timespec { tv_sec: stat.st_mtime as i64, tv_nsec: stat.st_mtime_nsec as _ }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    fn tree() -> (tempfile::TempDir, Root) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("srv")).unwrap();
+        let root = Root::open(directory.path(), b"/").unwrap();
+        (directory, root)
+    }
+
+    #[test]
+    fn a_socket_that_is_removed_leaves_no_trace() {
+        let (directory, root) = tree();
+        let srv = directory.path().join("srv");
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        fs::File::open(&srv).unwrap().set_modified(long_ago).unwrap();
+        let (_listener, file) = root.listen_on_socket(b"/srv/socket").unwrap();
+        assert!(root.socket(b"srv/socket").is_ok());
+        file.remove().unwrap();
+        assert!(root.socket(b"/srv/socket").is_err());
+        assert_eq!(fs::metadata(&srv).unwrap().modified().unwrap(), long_ago);
+    }
+
+    #[test]
+    fn what_others_changed_beside_a_socket_or_put_in_its_place_stays() {
+        let (directory, root) = tree();
+        let srv = directory.path().join("srv");
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        fs::File::open(&srv).unwrap().set_modified(long_ago).unwrap();
+        let (_listener, file) = root.listen_on_socket(b"/srv/socket").unwrap();
+        fs::remove_file(srv.join("socket")).unwrap();
+        fs::write(srv.join("socket"), "mine").unwrap();
+        file.remove().unwrap();
+        assert_eq!(fs::read_to_string(srv.join("socket")).unwrap(), "mine");
+        assert_ne!(fs::metadata(&srv).unwrap().modified().unwrap(), long_ago);
+    }
+
+    #[test]
+    fn a_path_that_is_taken_is_refused() {
+        let (directory, root) = tree();
+        fs::write(directory.path().join("srv/file"), "").unwrap();
+        let refused = root.listen_on_socket(b"/srv/file").err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        assert!(root.socket(b"/srv/file").is_err());
+    }
+}

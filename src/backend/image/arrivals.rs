@@ -59,8 +59,10 @@ impl Arrivals {
         self.tasks.spawn(async move {
             loop {
                 let accepted = tokio::select! {
-                    accepted = listener.accept(&interior) => accepted,
+                    // What arrives after that has come too late.
+                    biased;
                     () = until.cancelled() => return,
+                    accepted = listener.accept(&interior) => accepted,
                 };
                 match accepted {
                     Ok((session, originator)) => {
@@ -108,7 +110,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                socket::send_at_once(&stream);
                 let originator = (from.ip().to_string(), u32::from(from.port()));
                 Ok((socket::tcp(stream, interior.upgrade()), originator))
             }

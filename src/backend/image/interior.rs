@@ -85,7 +85,7 @@ impl Interior {
             };
             match connected {
                 Ok(stream) => {
-                    stream.set_nodelay(true)?;
+                    socket::send_at_once(&stream);
                     return Ok(stream);
                 }
                 Err(error) => failure = error,

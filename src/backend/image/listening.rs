@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 
 use super::arrivals::{Arrivals, Listener};
 use super::interior::{Interior, blocking};
@@ -98,6 +98,8 @@ async fn open(
     arrivals: &Arrivals,
 ) -> io::Result<(Listen, Open)> {
     let until = arrivals.until();
+    // From here on, also if nobody waits for the end of this.
+    let guard = until.clone().drop_guard();
     match on {
         Listen::Tcp { address, port } => {
             let (port, listeners) = interior.listen_on_loopback(*port).await?;
@@ -108,23 +110,19 @@ async fn open(
                 });
             }
             let on = Listen::Tcp { address: address.clone(), port };
-            Ok((on, Open::new(until, None)))
+            Ok((on, Open { _until: guard, file: None }))
         }
         Listen::Unix { path } => {
             let (listener, file) = interior.listen_on_socket(path).await?;
             let arrival = Arrival::Unix { path: path.clone() };
             arrivals
                 .offer_all(Listener::Unix(listener), interior, &until, move |_| arrival.clone());
-            Ok((on.clone(), Open::new(until, Some(file))))
+            Ok((on.clone(), Open { _until: guard, file: Some(file) }))
         }
     }
 }
 
 impl Open {
-    fn new(until: CancellationToken, file: Option<BoundSocket>) -> Self {
-        Self { _until: until.drop_guard(), file }
-    }
-
     async fn close(self) {
         let Some(file) = self.file else { return };
         if let Err(error) = blocking(move || file.remove()).await {

@@ -4,24 +4,26 @@
 //! whatever they do. A container that they made lives as long as the connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::timeout;
+
+use super::start::NewContainer;
 use super::{Current, Inner};
+use crate::backend::StreamError;
 use crate::backend::image::error::ImageError;
 use crate::backend::image::interior::Interior;
-use crate::backend::{Listen, StreamError};
+
+/// For the sessions that end to leave a container to a forward, or make room for one.
+const WAITING: Duration = Duration::from_secs(150);
 
 impl Inner {
     /// The inside of the connection's container, for a forward.
     pub(super) async fn interior(self: &Arc<Self>) -> Result<Arc<Interior>, StreamError> {
-        // A task of its own: a container that is half made when the client goes away is found by
-        // the end of its connection.
-        let inner = Arc::clone(self);
-        let finding = tokio::spawn(async move { inner.find_interior().await });
-        let found = finding.await.unwrap_or(Err(ImageError::Closing));
-        found.map_err(|error| {
-            tracing::warn!(%error, "no container for a forward");
-            StreamError::Failed(error.to_string())
-        })
+        match timeout(WAITING, self.find_interior()).await {
+            Ok(found) => found.map_err(|error| StreamError::Failed(error.to_string())),
+            Err(_) => Err(StreamError::Failed("its container is not there yet".to_owned())),
+        }
     }
 
     async fn find_interior(self: &Arc<Self>) -> Result<Arc<Interior>, ImageError> {
@@ -29,39 +31,49 @@ impl Inner {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let mut state = self.state.lock().await;
+            let state = self.state.lock().await;
             if state.closed {
                 return Err(ImageError::Closing);
             }
             match &state.current {
-                None => {
-                    let new = self.new_container(None).await?;
-                    let interior = Interior::of(&new.container);
-                    self.forwards.resume(&interior, &self.arrivals).await;
-                    tracing::info!("the container is for forwards");
-                    let current = self.enter(new.container, Arc::clone(&interior), new.notes);
-                    state.current = Some(current);
-                    return Ok(interior);
-                }
                 Some(current) if current.container.ending().is_none() && !current.concluding => {
                     return Ok(Arc::clone(&current.interior));
                 }
-                // Nobody is left to deal with its end.
-                Some(current) if current.active == 0 => {
-                    self.dismiss(&mut state).await;
-                }
-                Some(_) => {
+                // Its sessions are about to end, and with them the container.
+                Some(current) if current.active > 0 => {
                     drop(state);
                     changed.await;
+                }
+                _ => {
+                    drop(state);
+                    // A task of its own: a container that is half made when the client goes away
+                    // is found by the end of its connection.
+                    let inner = Arc::clone(self);
+                    let making = tokio::spawn(async move { inner.make_for_forwards().await });
+                    making.await.map_err(|_| ImageError::Closing)??;
                 }
             }
         }
     }
 
-    /// Begins to listen in the container for the client.
-    pub(super) async fn listen(self: &Arc<Self>, on: &Listen) -> Result<u32, StreamError> {
-        let interior = self.interior().await?;
-        self.forwards.begin(on, &interior, &self.arrivals).await
+    /// Makes a container, unless a session or another forward did meanwhile.
+    async fn make_for_forwards(&self) -> Result<(), ImageError> {
+        let mut state = self.state.lock().await;
+        if state.closed {
+            return Ok(());
+        }
+        match &state.current {
+            Some(current) if current.active == 0 && current.container.ending().is_some() => {
+                self.dismiss(&mut state).await;
+            }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        let NewContainer { container, notes, .. } = self.new_container(None).await?;
+        let interior = Interior::of(&container);
+        self.forwards.resume(&interior, &self.arrivals).await;
+        state.current = Some(self.enter(container, interior, notes));
+        Ok(())
     }
 }
 

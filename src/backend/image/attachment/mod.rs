@@ -166,10 +166,8 @@ impl Attachment for ImageAttachment {
     }
 
     async fn listen(&self, on: &Listen) -> Result<u32, StreamError> {
-        // A task of its own: what is listened on when the client loses patience is known all the same.
-        let (inner, on) = (Arc::clone(&self.inner), on.clone());
-        let listening = tokio::spawn(async move { inner.listen(&on).await });
-        listening.await.unwrap_or_else(|error| Err(StreamError::Failed(error.to_string())))
+        let inner = &self.inner;
+        inner.forwards.begin(on, &inner.interior().await?, &inner.arrivals).await
     }
 
     async fn stop_listening(&self, on: &Listen) -> Result<(), StreamError> {
