@@ -13,6 +13,8 @@
 //!   image that can start its operating system, process 1 is that system's init.
 //! - A command or transfer does not start the operating system: what a boot writes would
 //!   otherwise be saved with every command. Process 1 then is a shell that waits.
+//! - Forwards open in the container, and have one made if need be. They are no sessions: a container
+//!   that has forwards only is never saved.
 
 mod arrivals;
 mod attachment;
@@ -30,12 +32,12 @@ mod host_process;
 mod inspection;
 mod interior;
 mod lent;
-mod listening;
 mod naming;
 mod network;
 mod ownership;
 mod presence;
 mod provenance;
+mod remote_forwards;
 mod save;
 mod session;
 mod signals;

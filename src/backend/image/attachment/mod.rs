@@ -18,8 +18,8 @@ use super::dialogue::Decision;
 use super::error::ImageError;
 use super::files::SFTP;
 use super::interior::Interior;
-use super::listening::RemoteForwards;
 use super::presence::Presence;
+use super::remote_forwards::RemoteForwards;
 use crate::backend::{
     Attachment, BackendError, BackendSession, Caller, ClientChannels, Console, Listen, Program,
     SessionEnd, SessionRequest, StreamError, StreamTarget,
