@@ -359,6 +359,31 @@ fn a_remote_forward_goes_on_after_a_save_and_is_no_change() {
 }
 
 #[test]
+fn a_shell_that_ends_before_others_is_not_asked_about_the_socket_of_a_forward() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = gateway(&testbed, &engine);
+    let server = testbed.path("server");
+    talkative_socket(&server);
+    let socket = format!("/etc/socket:{}", server.display());
+    let master = Master::connect(&gateway, &image, &testbed, &["-R", &socket]);
+
+    let command = "cat; test -S /etc/socket && echo still there";
+    let mut other = master.ssh().command(command).start();
+    other.send("up\n");
+    other.expect_stdout("up\n");
+    let mut shell = master.ssh().on_terminal();
+    shell.expect("# ");
+    shell.send("exit\r");
+    shell.expect("Nothing was changed so far");
+    shell.wait();
+    other.finish().expect_success().expect_stdout("up\nstill there\n");
+    master.leave();
+    expect_no_container(&image);
+}
+
+#[test]
 fn a_shell_joins_the_container_of_an_open_forward_and_has_its_own_otherwise() {
     let testbed = Testbed::new();
     let engine = Engine::connect();

@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use super::start::NewContainer;
 use super::{Current, Inner};
 use crate::backend::StreamError;
+use crate::backend::image::container::Container;
+use crate::backend::image::engine::EngineError;
 use crate::backend::image::error::ImageError;
 use crate::backend::image::interior::Interior;
 
@@ -74,6 +76,22 @@ impl Inner {
         self.forwards.resume(&interior, &self.arrivals).await;
         state.current = Some(self.enter(container, interior, notes));
         Ok(())
+    }
+
+    /// Whether the user of a container that goes on changed any file so far: the sockets of remote
+    /// forwards are away while it is looked at.
+    pub(super) async fn is_changed_so_far(
+        &self,
+        container: &Container,
+    ) -> Result<bool, EngineError> {
+        self.forwards.withdraw_files().await;
+        let is_changed = container.is_changed().await;
+        if let Some(current) = &self.state.lock().await.current
+            && current.container.ending().is_none()
+        {
+            self.forwards.resume(&current.interior, &self.arrivals).await;
+        }
+        is_changed
     }
 }
 
