@@ -248,7 +248,7 @@ impl Backend for Backends {
         target: &Target,
     ) -> Result<Arc<dyn Attachment>, BackendError> {
         match target {
-            Target::Image(image) => Ok(self.images.attach(caller, image.clone())),
+            Target::Image(image) => Ok(self.images.attach(caller, client, image.clone())),
             Target::Nodes(nodes) => self.attach_node(client, nodes),
             Target::Lobby(_) => Ok(Arc::new(self.lobby(caller))),
         }

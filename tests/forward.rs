@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
 
 mod support;
+mod support_forward;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::thread;
@@ -14,80 +15,16 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
 use support::process::{bound_command, run_tool};
 use support::{DEADLINE, Gateway, Node, Testbed, eventually};
-
-const GREETING: &str = "hello, who is there?\n";
-const PARALLEL: usize = 100;
-const QUESTION: usize = 100_000;
+use support_forward::{
+    assert_parallel_conversations, converse, local, socks_connect, talk, talk_over_tcp,
+    talkative_server, unused_port, wait_for_port, whole_answer,
+};
 
 fn one_node() -> (Testbed, Node, Gateway) {
     let testbed = Testbed::new();
     let node = testbed.sshd("rpi1");
     let gateway = testbed.gateway().node(&node).start();
     (testbed, node, gateway)
-}
-
-/// Speaks first, reads to the end, then says how much it read.
-fn converse(mut stream: impl Read + Write) {
-    stream.write_all(GREETING.as_bytes()).unwrap();
-    let mut heard = Vec::new();
-    stream.read_to_end(&mut heard).unwrap();
-    writeln!(stream, "{} bytes", heard.len()).unwrap();
-}
-
-/// A server that speaks first, on a port of its own, for as long as the test runs.
-fn talkative_server() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || converse(stream));
-        }
-    });
-    address
-}
-
-/// Holds a whole conversation with a [`talkative_server`] at the other end.
-fn talk(mut stream: impl Read + Write, shut_down: impl FnOnce()) -> String {
-    let mut greeting = vec![0; GREETING.len()];
-    stream.read_exact(&mut greeting).unwrap();
-    assert_eq!(greeting, GREETING.as_bytes());
-    stream.write_all(&vec![b'x'; QUESTION]).unwrap();
-    stream.flush().unwrap();
-    shut_down();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
-fn talk_over_tcp(address: SocketAddr) -> String {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    talk(&stream, || stream.shutdown(Shutdown::Write).unwrap())
-}
-
-fn unused_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn local(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
-}
-
-fn wait_for_port(port: u16) {
-    eventually("the forward's port is open", || TcpStream::connect(local(port)).is_ok());
-}
-
-fn whole_answer() -> String {
-    format!("{QUESTION} bytes\n")
-}
-
-/// As many conversations at once as people's tools open.
-fn assert_parallel_conversations(port: u16) {
-    let talking: Vec<_> =
-        (0..PARALLEL).map(|_| thread::spawn(move || talk_over_tcp(local(port)))).collect();
-    for one in talking {
-        assert_eq!(one.join().unwrap(), whole_answer());
-    }
 }
 
 #[test]
@@ -211,25 +148,6 @@ fn unix_sockets_are_forwarded_both_ways() {
         assert_eq!(answer, whole_answer());
     }
     client.kill();
-}
-
-/// RFC 1928, as far as a test needs it.
-fn socks_connect(proxy: SocketAddr, to: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(proxy).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(&[5, 1, 0]).unwrap();
-    let mut chosen = [0; 2];
-    stream.read_exact(&mut chosen).unwrap();
-    assert_eq!(chosen, [5, 0]);
-    let SocketAddr::V4(to) = to else { panic!("an IPv4 address") };
-    let mut request = vec![5, 1, 0, 1];
-    request.extend(to.ip().octets());
-    request.extend(to.port().to_be_bytes());
-    stream.write_all(&request).unwrap();
-    let mut reply = [0; 10];
-    stream.read_exact(&mut reply).unwrap();
-    assert_eq!(reply[1], 0, "the proxy connected");
-    stream
 }
 
 #[test]

@@ -3,42 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
 
 mod support;
+mod support_forward;
 
 use std::fs;
-use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::path::Path;
+use std::process::Command;
 
-use support::process::{Process, bound_command, run_tool};
-use support::{Client, DEADLINE, Gateway, Node, Testbed, eventually};
-
-/// An agent with one key.
-struct Agent {
-    socket: PathBuf,
-    public_key: PathBuf,
-    _process: Process,
-}
-
-impl Agent {
-    fn start(testbed: &Testbed) -> Self {
-        let key = testbed.generate_key("mine", "ed25519");
-        let socket = testbed.path("agent");
-        let mut agent = bound_command("ssh-agent");
-        let process = Process::spawn(agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()));
-        eventually("the agent listens", || socket.exists());
-        run_tool(Command::new("ssh-add").arg("-q").arg(key).env("SSH_AUTH_SOCK", &socket));
-        Self { socket, public_key: testbed.path("mine.pub"), _process: process }
-    }
-
-    /// A client that lends it.
-    fn lent_by(&self, client: Client) -> Client {
-        let options = ["-A", "-o", "IdentityAgent=SSH_AUTH_SOCK", "-o", "IdentitiesOnly=no"];
-        client.option(&options).env("SSH_AUTH_SOCK", &self.socket)
-    }
-}
+use support::process::run_tool;
+use support::{DEADLINE, Gateway, Node, Testbed};
+use support_forward::{Agent, COOKIE, with_display, x_server};
 
 /// What ssh needs on a node to log in elsewhere.
 const PLAIN: &str = "-F none -o BatchMode=yes -o LogLevel=ERROR -o StrictHostKeyChecking=no \
@@ -87,30 +60,6 @@ fn a_chain_through_the_gateway_logs_in_with_the_agent_that_was_lent() {
     said.expect_success().expect_stdout("rpi2\n");
 }
 
-const COOKIE: &str = "00112233445566778899aabbccddeeff";
-
-/// An X server as far as its clients' first words go, and the display's number.
-fn x_server() -> (u16, mpsc::Receiver<Vec<u8>>) {
-    let (listener, display) = (50..)
-        .find_map(|display| {
-            let address = SocketAddr::from(([127, 0, 0, 1], 6000 + display));
-            Some((TcpListener::bind(address).ok()?, display))
-        })
-        .unwrap();
-    let (sender, heard) = mpsc::channel();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            // Byte order, version, lengths; the authentication protocol, padded; the cookie.
-            let mut hello = vec![0; 12 + 20 + 16];
-            stream.unwrap().read_exact(&mut hello).unwrap();
-            if sender.send(hello).is_err() {
-                break;
-            }
-        }
-    });
-    (display, heard)
-}
-
 /// Three X clients' first words to `$DISPLAY`, with the cookie that xauth(1) knows for it.
 const X_CLIENTS: &str = r#"
 cookie=$(xauth list "$DISPLAY" | sed 's/.* //')
@@ -126,14 +75,6 @@ x_client() {
 x_client & x_client & x_client
 wait
 "#;
-
-fn with_display(client: Client, display: u16, authority: &Path) -> Client {
-    let options = ["-Y", "-o", "XAuthLocation=/usr/bin/xauth"];
-    client
-        .option(&options)
-        .env("DISPLAY", format!("127.0.0.1:{display}"))
-        .env("XAUTHORITY", authority)
-}
 
 fn node_with_x11(testbed: &Testbed) -> (Node, Gateway) {
     let mut node = testbed.sshd_off("rpi1");

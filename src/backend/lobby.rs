@@ -11,7 +11,7 @@ use super::image::ImageBackend;
 use super::{
     Attachment, BackendError, BackendSession, Caller, Console, Control, ExitStatus, Gone, Output,
     OutputEvent, Program, SessionEnd, SessionRequest, Stdin, StreamError, StreamTarget, WindowSize,
-    tcp,
+    socket,
 };
 use crate::inventory::{Inventories, NodeRecord};
 use crate::names::NodeName;
@@ -157,10 +157,8 @@ impl Attachment for Lobby {
         let address = SocketAddr::new(node.address.ip(), jump_port(&node, *port));
         match tokio::time::timeout(node.options.connect, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "cannot switch off Nagle's algorithm");
-                }
-                Ok(tcp::session(stream))
+                socket::send_at_once(&stream);
+                Ok(socket::tcp(stream, ()))
             }
             Ok(Err(error)) => Err(StreamError::Failed(error.to_string())),
             Err(_) => Err(StreamError::Failed("no answer".to_owned())),

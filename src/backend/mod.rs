@@ -13,8 +13,8 @@ pub mod image;
 pub mod lobby;
 pub mod node;
 mod session;
+mod socket;
 mod stream;
-mod tcp;
 
 use std::sync::Arc;
 

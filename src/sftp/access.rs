@@ -134,7 +134,7 @@ impl Located {
     }
 
     /// The one way from such a descriptor to the file itself: proc_pid_fd(5).
-    fn magic_link(&self) -> String {
+    pub(super) fn magic_link(&self) -> String {
         use std::os::fd::AsRawFd;
 
         format!("/proc/self/fd/{}", self.0.as_raw_fd())

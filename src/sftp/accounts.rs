@@ -1,9 +1,7 @@
 //! The names of users and groups, as the root's own files tell them.
 
 use std::collections::HashMap;
-use std::io::Read;
 
-use super::access::Access;
 use super::root::Root;
 
 /// More than any system's list that is kept in a file.
@@ -54,12 +52,8 @@ impl Accounts {
 }
 
 fn lines(root: &Root, path: &[u8]) -> Vec<String> {
-    let mut content = Vec::new();
-    let read = root
-        .open_file(path, Access::READ, 0)
-        .is_ok_and(|file| file.take(MOST_BYTES).read_to_end(&mut content).is_ok());
-    if !read {
+    let Ok(content) = root.read_file(path, MOST_BYTES) else {
         return Vec::new();
-    }
+    };
     String::from_utf8_lossy(&content).lines().map(str::to_owned).collect()
 }

@@ -25,6 +25,15 @@ impl From<Errno> for FileError {
     }
 }
 
+impl From<FileError> for std::io::Error {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::System(errno) => errno.into(),
+            other => Self::other(other),
+        }
+    }
+}
+
 impl FileError {
     /// Whether there is no such file.
     pub(super) fn is_not_found(self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -48,6 +49,16 @@ impl Root {
             self.home = home.to_owned();
         }
         self
+    }
+
+    /// The content of a regular file, cut off after `limit` bytes.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn read_file(&self, path: &[u8], limit: u64) -> std::io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        self.open_file(path, Access::READ, 0)?.take(limit).read_to_end(&mut content)?;
+        Ok(content)
     }
 
     /// Whether a path leads to a file that somebody may execute.
@@ -185,7 +196,7 @@ impl Root {
     }
 
     /// The directory that a path's last name is in, and that name.
-    fn parent<'a>(&self, path: &'a [u8]) -> Result<(OwnedFd, &'a [u8]), FileError> {
+    pub(super) fn parent<'a>(&self, path: &'a [u8]) -> Result<(OwnedFd, &'a [u8]), FileError> {
         if path.is_empty() {
             return Err(Errno::NOENT.into());
         }

@@ -22,8 +22,9 @@ use waltgate::backend::image::{
     canonical_reference,
 };
 use waltgate::backend::{
-    Answer, Attachment, BackendSession, Caller, Console, ExitStatus, Interrupt, OutputEvent,
-    Program, PtyRequest, SessionEnd, SessionRequest, WindowSize,
+    Answer, Arrival, ArrivedConnection, Attachment, BackendSession, Caller, ClientChannels,
+    Console, ExitStatus, Interrupt, OutputEvent, Program, PtyRequest, SessionEnd, SessionRequest,
+    WindowSize,
 };
 use waltgate::config::{Engine, EngineKind, ImageDefaults, OnCommandSuccess};
 use waltgate::names::AccountName;
@@ -336,6 +337,13 @@ pub(crate) fn parts(
     }
 }
 
+/// A client that takes no connections from its target.
+struct NoChannels;
+
+impl ClientChannels for NoChannels {
+    fn offer(&self, _arrival: Arrival, _connection: Box<dyn ArrivedConnection>) {}
+}
+
 /// A client that is this account.
 pub(crate) fn caller_of(account: &AccountName) -> Caller {
     Caller {
@@ -360,7 +368,7 @@ pub(crate) fn attach(
         name: image.parse().unwrap(),
         tag: None,
     };
-    backend.attach(caller_of(account), name)
+    backend.attach(caller_of(account), Arc::new(NoChannels), name)
 }
 
 fn fill(root: &Path, kind: Kind) {

@@ -3,12 +3,13 @@
 //! The container's root directory is reached through /proc of this host, so the engine must run
 //! on it. Nothing of the image is run for it, so that any image will do.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::container::Container;
-use super::engine::ProcessState;
 use super::error::ImageError;
+use super::host_process::OutOfReach;
+use super::lent::Lent;
 use super::{host_process, session};
 use crate::backend::{BackendSession, Program, SessionRequest};
 use crate::sftp::{self, Root, scp};
@@ -26,10 +27,11 @@ const RSYNC: &[u8] = b"rsync --server ";
 /// Of proc(5), when numbers of users mean the same in the container as here.
 const SAME_USERS: [&str; 3] = ["0", "0", "4294967295"];
 
-/// Starts a session in a container that runs.
+/// Starts a session in a container that runs. `lent` are agent and display of its client.
 pub(super) async fn start_beside(
     container: &Arc<Container>,
     request: &SessionRequest,
+    lent: Lent,
 ) -> Result<BackendSession, ImageError> {
     match &request.program {
         Program::Subsystem(_) => return Ok(sftp::serve(root_of(container).await?)),
@@ -44,7 +46,7 @@ pub(super) async fn start_beside(
         }
         Program::Exec(_) | Program::Shell => {}
     }
-    Ok(session::start_beside(container, request).await?)
+    Ok(session::start_beside(container, request, lent).await?)
 }
 
 async fn has_rsync(container: &Container) -> Result<(), ImageError> {
@@ -68,19 +70,13 @@ async fn has_rsync(container: &Container) -> Result<(), ImageError> {
 }
 
 /// The root directory of a container that runs.
-async fn root_of(container: &Container) -> Result<Root, ImageError> {
-    let engine_pid = match container.engine().state(&container.id).await? {
-        ProcessState::Running { host_pid: Some(pid) } => pid,
-        ProcessState::Running { host_pid: None } => {
-            return Err(out_of_reach(container, "the engine tells no process number"));
-        }
-        ProcessState::Exited(_) => return Err(out_of_reach(container, "it does not run")),
-    };
-    let (id, home) = (container.id.clone(), container.inspection.working_dir);
-    let opened = tokio::task::spawn_blocking(move || open_root(engine_pid, &id, home)).await;
-    opened
-        .map_err(|error| out_of_reach(container, error))?
-        .map_err(|reason| out_of_reach(container, reason))
+pub(super) async fn root_of(container: &Container) -> Result<Root, ImageError> {
+    let home = container.inspection.working_dir;
+    let opened = host_process::open_of_first(container, move |proc| open_root(proc, home));
+    opened.await.map_err(|error| match error {
+        OutOfReach::Engine(error) => error.into(),
+        OutOfReach::Because(reason) => out_of_reach(container, reason),
+    })
 }
 
 fn out_of_reach(container: &Container, reason: impl ToString) -> ImageError {
@@ -88,19 +84,12 @@ fn out_of_reach(container: &Container, reason: impl ToString) -> ImageError {
 }
 
 /// Blocks on /proc.
-fn open_root(engine_pid: i32, container: &str, home: &str) -> Result<Root, String> {
-    let pid = host_process::seen_from_here(engine_pid, container)
-        .ok_or("its processes are not seen on this host")?;
-    let proc = PathBuf::from(format!("/proc/{pid}"));
+fn open_root(proc: &Path, home: &str) -> Result<Root, String> {
     let users = std::fs::read_to_string(proc.join("uid_map")).map_err(|error| error.to_string())?;
     if !users.split_whitespace().eq(SAME_USERS) {
         return Err("the engine gives its users other numbers than they have here".to_owned());
     }
     let root =
         Root::open(&proc.join("root"), home.as_bytes()).map_err(|error| error.to_string())?;
-    // The number might have become another process's meanwhile.
-    if !host_process::is_in_container(pid, container) {
-        return Err("it ended".to_owned());
-    }
     Ok(root.at_home_of(USER))
 }

@@ -1,5 +1,48 @@
 //! The processes of containers, as this host sees them.
 
+use std::path::{Path, PathBuf};
+
+use super::container::Container;
+use super::engine::{EngineError, ProcessState};
+
+/// Why a container's process 1 cannot be reached from here.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OutOfReach {
+    /// The engine does not tell.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// What is wrong with it, in words.
+    #[error("{0}")]
+    Because(String),
+}
+
+/// Opens something of process 1 of a container that runs, given its directory in /proc of this host.
+pub(super) async fn open_of_first<T: Send + 'static>(
+    container: &Container,
+    open: impl FnOnce(&Path) -> Result<T, String> + Send + 'static,
+) -> Result<T, OutOfReach> {
+    let because = |reason: &str| OutOfReach::Because(reason.to_owned());
+    let engine_pid = match container.engine().state(&container.id).await? {
+        ProcessState::Running { host_pid: Some(pid) } => pid,
+        ProcessState::Running { host_pid: None } => {
+            return Err(because("the engine tells no process number"));
+        }
+        ProcessState::Exited(_) => return Err(because("it does not run")),
+    };
+    let id = container.id.clone();
+    let opening = tokio::task::spawn_blocking(move || {
+        let pid =
+            seen_from_here(engine_pid, &id).ok_or("its processes are not seen on this host")?;
+        let opened = open(&PathBuf::from(format!("/proc/{pid}")))?;
+        // The number might have become another process's meanwhile.
+        if is_in_container(pid, &id) { Ok(opened) } else { Err("it ended".to_owned()) }
+    });
+    match opening.await {
+        Ok(opened) => opened.map_err(OutOfReach::Because),
+        Err(error) => Err(OutOfReach::Because(error.to_string())),
+    }
+}
+
 /// The number that a process of a container has here, given the one that its engine sees: another
 /// if the engine runs in a process namespace of its own (pid_namespaces(7)). Blocks on /proc.
 pub(super) fn seen_from_here(engine_pid: i32, container: &str) -> Option<i32> {

@@ -13,7 +13,10 @@
 //!   image that can start its operating system, process 1 is that system's init.
 //! - A command or transfer does not start the operating system: what a boot writes would
 //!   otherwise be saved with every command. Process 1 then is a shell that waits.
+//! - Forwards open in the container, and have one made if need be. They are no sessions: a container
+//!   that has forwards only is never saved.
 
+mod arrivals;
 mod attachment;
 pub mod catalogue;
 mod changes;
@@ -24,12 +27,17 @@ mod emulation;
 pub mod engine;
 mod error;
 mod files;
+mod host_names;
 mod host_process;
 mod inspection;
+mod interior;
+mod lent;
 mod naming;
+mod network;
 mod ownership;
 mod presence;
 mod provenance;
+mod remote_forwards;
 mod save;
 mod session;
 mod signals;
@@ -41,7 +49,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{Attachment, Caller};
+use crate::backend::{Attachment, Caller, ClientChannels};
 use crate::config::{self, EngineKind, ImageDefaults};
 use crate::names::NodeName;
 use crate::target::ImageName;
@@ -142,9 +150,15 @@ impl ImageBackend {
         }
     }
 
-    /// The container of `image` that a connection has. Nothing happens before its first session.
-    pub fn attach(&self, caller: Caller, image: ImageName) -> Arc<dyn Attachment> {
-        Arc::new(ImageAttachment::new(Arc::clone(&self.shared), caller, image))
+    /// The container of `image` that a connection has. Nothing happens before its first session or
+    /// forward.
+    pub fn attach(
+        &self,
+        caller: Caller,
+        client: Arc<dyn ClientChannels>,
+        image: ImageName,
+    ) -> Arc<dyn Attachment> {
+        Arc::new(ImageAttachment::new(Arc::clone(&self.shared), caller, client, image))
     }
 
     /// Looks after what sessions, or earlier runs of this gateway that were killed, left behind:

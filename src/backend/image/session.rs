@@ -14,6 +14,7 @@ use super::container::{Container, Ending, Mode};
 use super::engine::{
     EngineError, ExecSpec, OutputChunk, Process, ProcessOutput, ProcessState, ProcessStreams,
 };
+use super::lent::Lent;
 use super::signals;
 use crate::backend::{
     BackendSession, Control, ExitStatus, Gone, Output, OutputEvent, Program, SessionRequest, Stdin,
@@ -93,24 +94,28 @@ pub(super) fn env(request: &SessionRequest) -> Vec<String> {
 pub(super) async fn start_beside(
     container: &Arc<Container>,
     request: &SessionRequest,
+    lent: Lent,
 ) -> Result<BackendSession, EngineError> {
+    let env = [env(request), lent.env().to_vec()].concat();
     let spec = ExecSpec {
         argv: argv(request, container.shell),
-        env: env(request),
+        env,
         working_dir: container.inspection.working_dir.to_owned(),
         tty: request.pty.is_some(),
     };
     let exec = container.engine().create_exec(&container.id, &spec).await?;
     let streams = container.engine().start_exec(&exec, spec.tty).await?;
-    Ok(begin(container, Process::Exec(exec), request, streams).await)
+    Ok(begin(container, Process::Exec(exec), request, streams, lent).await)
 }
 
-/// Takes over a process whose streams are connected.
+/// Takes over a process whose streams are connected. What is lent to it is taken back when its
+/// output has been read.
 pub(super) async fn begin(
     container: &Arc<Container>,
     process: Process,
     request: &SessionRequest,
     streams: ProcessStreams,
+    lent: Lent,
 ) -> BackendSession {
     let mut stdin = streams.stdin;
     if let Some(pty) = &request.pty {
@@ -137,6 +142,7 @@ pub(super) async fn begin(
             unwanted: if request.pty.is_some() { ECHO_OF_THE_LINE } else { b"" },
             stage: Stage::Output,
             ended: closed,
+            _lent: lent,
         }),
         // Each session has a connection to the engine of its own.
         output_is_shared: false,
@@ -266,6 +272,7 @@ struct ImageOutput {
     unwanted: &'static [u8],
     stage: Stage,
     ended: Arc<AtomicBool>,
+    _lent: Lent,
 }
 
 #[async_trait]

@@ -33,6 +33,7 @@ impl Inner {
         end: &SessionEnd,
         console: &mut dyn Console,
     ) -> Result<(), ImageError> {
+        self.forwards.withdraw_files().await;
         let result = match (self.decision().await, is_interactive, end) {
             (Some(Decision::Save(target)), _, _) => {
                 let answers = is_interactive && *end != SessionEnd::ClientGone;
@@ -67,6 +68,7 @@ impl Inner {
     }
 
     async fn fate_unattended(&self, container: &Arc<Container>) -> Fate {
+        self.forwards.withdraw_files().await;
         container.come_to_rest().await;
         match container.is_changed().await {
             Ok(false) => Fate::Unchanged,
@@ -271,13 +273,17 @@ impl Inner {
         let mut state = self.state.lock().await;
         match &mut state.current {
             Some(current) if goes_on => {
+                self.forwards.resume(&current.interior, &self.arrivals).await;
                 current.active = 0;
                 current.concluding = false;
                 current.command_failed = false;
                 current.client_lost = false;
                 current.decision = None;
             }
-            current => *current = None,
+            current => {
+                self.forwards.withdraw().await;
+                *current = None;
+            }
         }
         drop(state);
         self.changed.notify_waiters();

@@ -43,7 +43,7 @@ impl Inner {
         if *end == SessionEnd::BackendLost {
             let cause = container.cause_of_death().await;
             let image = container.base.shown.clone();
-            if !asks || !container.is_changed().await.unwrap_or(false) {
+            if !asks || !self.is_changed_so_far(&container).await.unwrap_or(false) {
                 let is_last = is_last || (asks && self.counted_out().await.is_some());
                 if is_last && self.conclude_unattended(&container).await == Fate::Kept {
                     console.say(&self.kept(&container)).await;
@@ -101,7 +101,7 @@ impl Inner {
         if self.decision().await.is_some() {
             return;
         }
-        match container.is_changed().await {
+        match self.is_changed_so_far(container).await {
             Ok(true) => {}
             Ok(false) => {
                 // The sessions that go on may change something yet.

@@ -2,6 +2,7 @@
 
 mod conclusion;
 mod ending;
+mod forwards;
 mod offer;
 mod start;
 
@@ -11,13 +12,17 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, Notify};
 
 use super::Shared;
+use super::arrivals::Arrivals;
 use super::container::{Container, Mode};
 use super::dialogue::Decision;
 use super::error::ImageError;
 use super::files::SFTP;
+use super::interior::Interior;
 use super::presence::Presence;
+use super::remote_forwards::RemoteForwards;
 use crate::backend::{
-    Attachment, BackendError, BackendSession, Caller, Console, Program, SessionEnd, SessionRequest,
+    Attachment, BackendError, BackendSession, Caller, ClientChannels, Console, Listen, Program,
+    SessionEnd, SessionRequest, StreamError, StreamTarget,
 };
 use crate::target::ImageName;
 
@@ -38,6 +43,8 @@ struct Inner {
     changed: Notify,
     /// One question at a time.
     asking: Mutex<()>,
+    arrivals: Arrivals,
+    forwards: RemoteForwards,
 }
 
 #[derive(Default)]
@@ -49,7 +56,10 @@ struct State {
 /// The container, as its sessions see it.
 struct Current {
     container: Arc<Container>,
+    interior: Arc<Interior>,
     presence: Presence,
+    /// For the first session to tell.
+    notes: Vec<String>,
     /// Sessions that started and are not finished.
     active: usize,
     /// The last session ended and its changes are being dealt with.
@@ -69,7 +79,12 @@ struct Started {
 }
 
 impl ImageAttachment {
-    pub(super) fn new(shared: Arc<Shared>, caller: Caller, image: ImageName) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        caller: Caller,
+        client: Arc<dyn ClientChannels>,
+        image: ImageName,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 shared,
@@ -78,6 +93,8 @@ impl ImageAttachment {
                 state: Mutex::default(),
                 changed: Notify::new(),
                 asking: Mutex::default(),
+                arrivals: Arrivals::new(client),
+                forwards: RemoteForwards::default(),
             }),
         }
     }
@@ -144,6 +161,22 @@ impl Attachment for ImageAttachment {
         Ok(self.inner.finish(request, end, console).await?)
     }
 
+    async fn connect(&self, to: &StreamTarget) -> Result<BackendSession, StreamError> {
+        self.inner.interior().await?.connect(to).await
+    }
+
+    async fn listen(&self, on: &Listen) -> Result<u32, StreamError> {
+        let inner = &self.inner;
+        inner.forwards.begin(on, &inner.interior().await?, &inner.arrivals).await
+    }
+
+    async fn stop_listening(&self, on: &Listen) -> Result<(), StreamError> {
+        if self.inner.forwards.end(on).await {
+            return Ok(());
+        }
+        Err(StreamError::Failed("the container does not listen there".to_owned()))
+    }
+
     async fn close(&self) {
         self.inner.close().await;
     }
@@ -157,11 +190,13 @@ impl Inner {
         drop(state);
         self.changed.notify_waiters();
         if let Some(current) = current {
+            self.forwards.withdraw().await;
             if current.active > 0 {
                 self.conclude_unattended(&current.container).await;
             } else {
                 current.container.remove().await;
             }
         }
+        self.arrivals.close().await;
     }
 }

@@ -4,14 +4,23 @@ use std::sync::Arc;
 
 use super::{Current, Inner, Started, State};
 use crate::backend::image::container::{BaseImage, Container, Mode};
-use crate::backend::image::containers::NewContainer;
 use crate::backend::image::dialogue::Decision;
 use crate::backend::image::engine::{Process, ProcessStreams};
 use crate::backend::image::error::ImageError;
-use crate::backend::image::files;
+use crate::backend::image::interior::Interior;
+use crate::backend::image::lent::{self, lend};
 use crate::backend::image::naming::{SaveTarget, shown_to};
-use crate::backend::image::session;
+use crate::backend::image::{containers, files, session};
 use crate::backend::{BackendSession, SessionRequest};
+
+/// A container that was just started.
+pub(super) struct NewContainer {
+    pub(super) container: Arc<Container>,
+    /// Those of process 1, if that is the session.
+    streams: Option<ProcessStreams>,
+    /// What its first session is to be told.
+    pub(super) notes: Vec<String>,
+}
 
 impl Inner {
     /// Starts a session: in the connection's container, else in the one that is resumed, else in a
@@ -36,11 +45,10 @@ impl Inner {
                 };
             };
             let has_ended = current.container.ending().is_some();
-            if current.active == 0 && (has_ended || request.is_interactive()) {
+            let is_replaced = request.is_interactive() && !current.has_forwarded_connections();
+            if current.active == 0 && (has_ended || is_replaced) {
                 // Nobody uses it and nothing changed in it: a shell gets one that suits it.
-                let container = Arc::clone(&current.container);
-                state.current = None;
-                container.remove().await;
+                self.dismiss(&mut state).await;
                 continue;
             }
             if current.concluding || has_ended {
@@ -49,9 +57,19 @@ impl Inner {
                 changed.await;
                 continue;
             }
-            let session = files::start_beside(&current.container, request).await?;
+            let lent = lend(request, &current.interior, &self.arrivals).await;
+            let session = files::start_beside(&current.container, request, lent).await?;
             current.active += 1;
-            return Ok(Started { session, mode: current.container.mode, notes: Vec::new() });
+            let notes = std::mem::take(&mut current.notes);
+            return Ok(Started { session, mode: current.container.mode, notes });
+        }
+    }
+
+    /// Removes a container that nobody uses.
+    pub(super) async fn dismiss(&self, state: &mut State) {
+        if let Some(current) = state.current.take() {
+            self.forwards.withdraw().await;
+            current.container.remove().await;
         }
     }
 
@@ -60,6 +78,24 @@ impl Inner {
         state: &mut State,
         request: &SessionRequest,
     ) -> Result<Started, ImageError> {
+        let NewContainer { container, streams, notes } = self.new_container(Some(request)).await?;
+        let interior = Interior::of(&container);
+        let session = match self.first_session(&interior, &container, request, streams).await {
+            Ok(session) => session,
+            Err(error) => {
+                self.forwards.withdraw().await;
+                container.remove().await;
+                return Err(error);
+            }
+        };
+        Ok(self.begin(state, request, session, self.enter(container, interior, notes)))
+    }
+
+    /// Makes the connection's container, as its first session or else a forward needs it.
+    pub(super) async fn new_container(
+        &self,
+        request: Option<&SessionRequest>,
+    ) -> Result<NewContainer, ImageError> {
         let shared = &self.shared;
         let account = self.caller.account();
         let host = shared.engine.info().await?;
@@ -72,7 +108,8 @@ impl Inner {
             fullname: resolved.fullname,
         };
         let same = SaveTarget::new(account, &self.image.name, self.image.tag.as_ref());
-        if let Some(Decision::Save(target)) = Decision::beforehand(account, request)?
+        if let Some(request) = request
+            && let Some(Decision::Save(target)) = Decision::beforehand(account, request)?
             && target.fullname != base.fullname
             && target.existing(&available).is_some()
         {
@@ -83,34 +120,32 @@ impl Inner {
         let inspection = shared.inspections.of(&base.id, &shared.containers).await?;
         let shell =
             inspection.shell.ok_or_else(|| ImageError::NoShell { image: base.shown.clone() })?;
-        let mode = match (request.is_interactive(), inspection.boots_an_os) {
-            (true, true) => Mode::Os,
-            (true, false) => Mode::ShellIsFirst,
-            (false, _) => Mode::Kept,
+        let mode = match (request, inspection.boots_an_os) {
+            (Some(request), true) if request.is_interactive() => Mode::Os,
+            (Some(request), false) if request.is_interactive() => Mode::ShellIsFirst,
+            _ => Mode::Kept,
         };
-        let is_first_process = mode == Mode::ShellIsFirst;
+        let (argv, env) = match request {
+            Some(request) if mode == Mode::ShellIsFirst => (
+                session::argv(request, shell),
+                [session::env(request), lent::env_of_first(request)].concat(),
+            ),
+            _ => (Vec::new(), Vec::new()),
+        };
         let (container, streams) = shared
             .containers
-            .start(NewContainer {
+            .start(containers::NewContainer {
                 caller: &self.caller,
                 base,
                 same,
                 inspection,
                 mode,
                 shell,
-                argv: session::argv(request, shell),
-                env: if is_first_process { session::env(request) } else { Vec::new() },
+                argv,
+                env,
                 defaults: &shared.defaults,
             })
             .await?;
-        let container = Arc::new(container);
-        let session = match first_session(&container, request, streams).await {
-            Ok(session) => session,
-            Err(error) => {
-                container.remove().await;
-                return Err(error);
-            }
-        };
         tracing::info!(
             %account,
             image = container.base.fullname,
@@ -119,7 +154,7 @@ impl Inner {
             "container started"
         );
         let notes = note.into_iter().collect();
-        Ok(self.begin(state, request, session, container, notes))
+        Ok(NewContainer { container: Arc::new(container), streams, notes })
     }
 
     /// Goes on with a container that was left behind.
@@ -132,9 +167,11 @@ impl Inner {
         self.shared.reopen(&container);
         let (container, streams) = self.shared.containers.resume(container).await?;
         let container = Arc::new(container);
-        let session = match first_session(&container, request, streams).await {
+        let interior = Interior::of(&container);
+        let session = match self.first_session(&interior, &container, request, streams).await {
             Ok(session) => session,
             Err(error) => {
+                self.forwards.withdraw().await;
                 self.shared.keep(&container).await;
                 return Err(error);
             }
@@ -146,7 +183,53 @@ impl Inner {
             mode = ?container.mode,
             "container started again, with its unsaved changes"
         );
-        Ok(self.begin(state, request, session, container, Vec::new()))
+        Ok(self.begin(state, request, session, self.enter(container, interior, Vec::new())))
+    }
+
+    /// A session in a container that has none: process 1 itself if its streams are given, else
+    /// beside it. All that is forwarded to it is there before it starts.
+    async fn first_session(
+        &self,
+        interior: &Arc<Interior>,
+        container: &Arc<Container>,
+        request: &SessionRequest,
+        streams: Option<ProcessStreams>,
+    ) -> Result<BackendSession, ImageError> {
+        self.forwards.resume(interior, &self.arrivals).await;
+        let lent = lend(request, interior, &self.arrivals).await;
+        if let Some(streams) = streams {
+            let process = Process::First(container.id.clone());
+            return Ok(session::begin(container, process, request, streams, lent).await);
+        }
+        match files::start_beside(container, request, lent).await {
+            Ok(session) => Ok(session),
+            Err(error) if container.ending().is_none() => Err(error),
+            Err(_) => Err(ImageError::ContainerDied {
+                image: container.base.shown.clone(),
+                reason: container.cause_of_death().await,
+            }),
+        }
+    }
+
+    /// A container without sessions becomes the connection's own.
+    pub(super) fn enter(
+        &self,
+        container: Arc<Container>,
+        interior: Arc<Interior>,
+        notes: Vec<String>,
+    ) -> Current {
+        let presence = self.shared.presences.enter(&self.caller, &container.base.fullname);
+        Current {
+            container,
+            interior,
+            presence,
+            notes,
+            active: 0,
+            concluding: false,
+            command_failed: false,
+            client_lost: false,
+            decision: None,
+        }
     }
 
     fn begin(
@@ -154,23 +237,15 @@ impl Inner {
         state: &mut State,
         request: &SessionRequest,
         session: BackendSession,
-        container: Arc<Container>,
-        mut notes: Vec<String>,
+        mut current: Current,
     ) -> Started {
-        let presence = self.shared.presences.enter(&self.caller, &container.base.fullname);
+        let mut notes = std::mem::take(&mut current.notes);
         if request.pty.is_some() {
-            notes.extend(presence.others(&container.base.shown));
+            notes.extend(current.presence.others(&current.container.base.shown));
         }
-        let mode = container.mode;
-        state.current = Some(Current {
-            container,
-            presence,
-            active: 1,
-            concluding: false,
-            command_failed: false,
-            client_lost: false,
-            decision: None,
-        });
+        current.active = 1;
+        let mode = current.container.mode;
+        state.current = Some(current);
         Started { session, mode, notes }
     }
 
@@ -185,26 +260,5 @@ impl Inner {
         if let Some((container, true)) = ended.await {
             self.conclude_unattended(&container).await;
         }
-    }
-}
-
-/// A session in a container that has none: process 1 itself if its streams are given, else
-/// beside it.
-async fn first_session(
-    container: &Arc<Container>,
-    request: &SessionRequest,
-    streams: Option<ProcessStreams>,
-) -> Result<BackendSession, ImageError> {
-    if let Some(streams) = streams {
-        let process = Process::First(container.id.clone());
-        return Ok(session::begin(container, process, request, streams).await);
-    }
-    match files::start_beside(container, request).await {
-        Ok(session) => Ok(session),
-        Err(error) if container.ending().is_none() => Err(error),
-        Err(_) => Err(ImageError::ContainerDied {
-            image: container.base.shown.clone(),
-            reason: container.cause_of_death().await,
-        }),
     }
 }

@@ -1,12 +1,11 @@
-//! A TCP connection as a relayed session: what a jump through the gateway is.
+//! A connected socket of the gateway's own as a relayed session.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{BackendSession, Control, Gone, Output, OutputEvent, Stdin, WindowSize};
@@ -14,9 +13,31 @@ use super::{BackendSession, Control, Gone, Output, OutputEvent, Stdin, WindowSiz
 /// Bytes read at once.
 const READ: usize = 32 * 1024;
 
-/// The ends of a connection. It has ended when both directions have.
-pub(super) fn session(stream: TcpStream) -> BackendSession {
+/// Has every write sent as it is: what is forwarded may be single keystrokes.
+pub(super) fn send_at_once(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot switch off Nagle's algorithm");
+    }
+}
+
+/// The ends of a TCP connection. `keeps` lives as long as they do.
+pub(super) fn tcp(stream: TcpStream, keeps: impl Send + Sync + 'static) -> BackendSession {
     let (read, write) = stream.into_split();
+    session(read, write, keeps)
+}
+
+/// The same of a connection between Unix sockets.
+pub(super) fn unix(stream: UnixStream, keeps: impl Send + Sync + 'static) -> BackendSession {
+    let (read, write) = stream.into_split();
+    session(read, write, keeps)
+}
+
+/// It has ended when both directions have.
+fn session(
+    read: impl AsyncRead + Send + Unpin + 'static,
+    write: impl AsyncWrite + Send + Unpin + 'static,
+    keeps: impl Send + Sync + 'static,
+) -> BackendSession {
     let input_ended = CancellationToken::new();
     let hung_up = CancellationToken::new();
     BackendSession {
@@ -25,20 +46,20 @@ pub(super) fn session(stream: TcpStream) -> BackendSession {
             _ended: input_ended.clone().drop_guard(),
             ended: input_ended.clone(),
         }),
-        control: Arc::new(HangUp(hung_up.clone())),
+        control: Arc::new(HangUp { token: hung_up.clone(), _keeps: keeps }),
         output: Box::new(Read { read: Some(read), buffer: BytesMut::new(), input_ended, hung_up }),
         output_is_shared: false,
     }
 }
 
-struct Write {
-    write: OwnedWriteHalf,
+struct Write<W> {
+    write: W,
     ended: CancellationToken,
     _ended: DropGuard,
 }
 
 #[async_trait]
-impl Stdin for Write {
+impl<W: AsyncWrite + Send + Unpin> Stdin for Write<W> {
     async fn write(&mut self, data: Bytes) -> Result<(), Gone> {
         let written = self.write.write_all(&data).await;
         written.map_err(|_| {
@@ -53,16 +74,16 @@ impl Stdin for Write {
     }
 }
 
-struct Read {
+struct Read<R> {
     /// `None` after the peer's end of stream.
-    read: Option<OwnedReadHalf>,
+    read: Option<R>,
     buffer: BytesMut,
     input_ended: CancellationToken,
     hung_up: CancellationToken,
 }
 
 #[async_trait]
-impl Output for Read {
+impl<R: AsyncRead + Send + Unpin> Output for Read<R> {
     async fn next(&mut self) -> Option<OutputEvent> {
         let Some(read) = &mut self.read else {
             tokio::select! {
@@ -84,10 +105,13 @@ impl Output for Read {
     }
 }
 
-struct HangUp(CancellationToken);
+struct HangUp<K> {
+    token: CancellationToken,
+    _keeps: K,
+}
 
 #[async_trait]
-impl Control for HangUp {
+impl<K: Send + Sync> Control for HangUp<K> {
     async fn window_change(&self, _size: WindowSize) -> Result<(), Gone> {
         Ok(())
     }
@@ -97,6 +121,6 @@ impl Control for HangUp {
     }
 
     async fn hang_up(&self) {
-        self.0.cancel();
+        self.token.cancel();
     }
 }
