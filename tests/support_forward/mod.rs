@@ -21,7 +21,8 @@ pub(crate) fn converse(mut stream: impl Read + Write) {
     stream.write_all(GREETING.as_bytes()).unwrap();
     let mut heard = Vec::new();
     stream.read_to_end(&mut heard).unwrap();
-    writeln!(stream, "{} bytes", heard.len()).unwrap();
+    // In one piece: conversations that are shown together mix their pieces.
+    stream.write_all(format!("{} bytes\n", heard.len()).as_bytes()).unwrap();
 }
 
 /// A server that speaks first, on a port of its own, for as long as the test runs.
