@@ -115,7 +115,7 @@ impl Parts {
         let inventory = Arc::new(Inventories::new(sources));
         let nodes = Arc::new(NodeBackend::new(
             inventory.clone(),
-            config.server.state_dir.join("known_hosts"),
+            accepted_host_keys(config),
             background,
             stop,
         ));
@@ -249,7 +249,7 @@ impl Backend for Backends {
     ) -> Result<Arc<dyn Attachment>, BackendError> {
         match target {
             Target::Image(image) => Ok(self.images.attach(caller, client, image.clone())),
-            Target::Nodes(nodes) => self.attach_node(client, nodes),
+            Target::Nodes(nodes) => self.attach_node(caller, client, nodes),
             Target::Lobby(_) => Ok(Arc::new(self.lobby(caller))),
         }
     }
@@ -267,16 +267,22 @@ impl Backends {
 
     fn attach_node(
         &self,
+        caller: Caller,
         client: Arc<dyn ClientChannels>,
         target: &NodesTarget,
     ) -> Result<Arc<dyn Attachment>, BackendError> {
         match target.single() {
-            Some(name) => Ok(self.nodes.attach(client, name.clone(), target.login.clone())),
+            Some(name) => Ok(self.nodes.attach(caller, client, name.clone(), target.login.clone())),
             None => Err(BackendError::Unsupported(
                 "several nodes at once are not supported yet; name one node".to_owned(),
             )),
         }
     }
+}
+
+/// The file in which the gateway records the host keys of nodes, under the nodes' names.
+pub(crate) fn accepted_host_keys(config: &Config) -> PathBuf {
+    config.server.state_dir.join("known_hosts")
 }
 
 fn create_private(directory: &Path) -> Result<(), GatewayError> {

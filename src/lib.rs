@@ -16,6 +16,7 @@
 //! 9. [`sftp`] serves the files of a directory tree, for backends whose files are on this host.
 //! 10. [`relay`] carries bytes between the client's channel and the backend's session.
 
+pub mod accept_host_key;
 pub mod auth;
 pub mod backend;
 pub mod check;

@@ -42,6 +42,15 @@ enum Command {
         #[arg(long, default_value_t = 2222)]
         port: u16,
     },
+    /// Record that a node's new host key, which the gateway refused, is the right one.
+    AcceptHostKey {
+        /// The node's name.
+        node: String,
+        /// The key's fingerprint, as the refusal shows it: SHA256:...
+        fingerprint: String,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
     /// Read a password and print its argon2id hash, for [accounts.NAME] password.
     HashPassword,
 }
@@ -69,6 +78,9 @@ fn main() -> ExitCode {
         Command::Demo { port } => {
             start_logging(LogFormat::Text);
             run(demo(port))
+        }
+        Command::AcceptHostKey { node, fingerprint, config } => {
+            run(accept_host_key(config.path, node, fingerprint))
         }
         Command::HashPassword => hash_password(),
     };
@@ -168,6 +180,23 @@ async fn check(path: PathBuf) -> anyhow::Result<ExitCode> {
         eprintln!("problem: {line}");
     }
     Ok(if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn accept_host_key(
+    path: PathBuf,
+    node: String,
+    fingerprint: String,
+) -> anyhow::Result<ExitCode> {
+    let (config, _) = Config::load(&path)?;
+    let accepted = waltgate::accept_host_key::run(&config, &node, &fingerprint).await?;
+    println!(
+        "{fingerprint} is accepted for {node} from now on; recorded in {}",
+        accepted.recorded_in.display()
+    );
+    for place in accepted.still_accepted {
+        println!("the key at {place} is accepted as well; remove that line if it is out of use");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn demo(port: u16) -> anyhow::Result<ExitCode> {

@@ -191,3 +191,14 @@ fn another_connection_is_made_when_a_node_takes_no_more_sessions_on_one() {
         session.finish();
     }
 }
+
+#[test]
+fn a_connection_made_with_a_key_that_was_withdrawn_is_not_taken() {
+    let (testbed, node, gateway) = one_node();
+    port_of_a_session(&gateway);
+    wait_for_logins(&node, 2);
+    // The administrator forgets the node's host key.
+    testbed.write("known_hosts", "");
+    let said = gateway.ssh("rpi1").command("true").run().expect_code(255);
+    said.expect_stderr_with(&["host key"]);
+}

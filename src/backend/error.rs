@@ -61,6 +61,14 @@ pub enum BackendError {
         /// Its address.
         address: std::net::IpAddr,
     },
+    /// Another account uses the node, and nobody is there to be asked.
+    #[error("node {name} is in use by {owner}")]
+    InUse {
+        /// Which node.
+        name: NodeName,
+        /// Whose image it boots.
+        owner: String,
+    },
     /// The node could not be used.
     #[error("node {name}: {failure:?}")]
     Node {

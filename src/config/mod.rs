@@ -149,6 +149,15 @@ pub enum HostKeyPolicy {
     Off,
 }
 
+/// What happens when a node is used that boots another account's image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherOwner {
+    /// A shell on a terminal asks; all else goes on, with a warning.
+    Warn,
+    /// A shell on a terminal asks; all else is refused.
+    Refuse,
+}
+
 /// `[node_defaults]`, and the same keys in `[nodes.*]`.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
@@ -168,6 +177,8 @@ pub struct NodeOptions {
     pub boot_wait: Duration,
     /// Whether a connection is kept ready for the next client.
     pub spare_connections: bool,
+    /// What happens when another account uses the node.
+    pub other_owner: OtherOwner,
     /// `<root>/<mac>/persist` is the node's /persist.
     pub persist_root: PathBuf,
 }

@@ -11,7 +11,7 @@ use super::reader::{Fault, Read, Root, Section, Value};
 use super::values::{
     boolean, choice, integer, list, mac, network, node_address, parsed, path, text,
 };
-use super::{BootMode, HostKeyPolicy, Node, NodeOptions};
+use super::{BootMode, HostKeyPolicy, Node, NodeOptions, OtherOwner};
 use crate::names::{Login, NodeName};
 
 /// `[node_defaults]`; `live` tells whether an inventory will name further nodes.
@@ -26,6 +26,7 @@ pub(super) fn node_defaults(root: &mut Root<'_, '_>, base: &Path, live: bool) ->
         connect: Duration::from_secs(10),
         boot_wait: Duration::from_secs(120),
         spare_connections: true,
+        other_owner: OtherOwner::Warn,
         persist_root: PathBuf::from("/var/lib/walt/nodes"),
     };
     let options = node_options(&mut section, base, &defaults);
@@ -99,8 +100,13 @@ fn node_options(
         spare_connections: section
             .take("spare_connections", boolean)
             .unwrap_or(inherited.spare_connections),
+        other_owner: section.take("other_owner", other_owner).unwrap_or(inherited.other_owner),
         persist_root: persist_root.unwrap_or_else(|| inherited.persist_root.clone()),
     }
+}
+
+fn other_owner(value: &Value<'_>) -> Read<OtherOwner> {
+    choice(&[("warn", OtherOwner::Warn), ("refuse", OtherOwner::Refuse)])(value)
 }
 
 /// A name as known_hosts can hold it; an empty string for none.

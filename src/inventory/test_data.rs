@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{ImageRecord, NodeRecord};
-use crate::config::{BootMode, HostKeyPolicy, NodeOptions};
+use crate::config::{BootMode, HostKeyPolicy, NodeOptions, OtherOwner};
 use crate::names::Login;
 
 pub(super) fn node_options() -> NodeOptions {
@@ -17,6 +17,7 @@ pub(super) fn node_options() -> NodeOptions {
         connect: Duration::from_secs(10),
         boot_wait: Duration::from_secs(120),
         spare_connections: true,
+        other_owner: OtherOwner::Warn,
         persist_root: PathBuf::from("/var/lib/walt/nodes"),
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::backend::image::ImageError;
 use crate::backend::{BackendError, NodeFailure};
+use crate::names::NodeName;
 use crate::target::UsernameError;
 
 /// The other end could not be reached, as ssh(1) has it.
@@ -69,8 +70,15 @@ impl From<&BackendError> for Refusal {
                      gateway may connect to; ask the administrator to extend \"networks\""
                 ),
             ),
+            BackendError::InUse { name, owner } => Self::new(
+                NOT_ALLOWED,
+                format!(
+                    "node {name} is in use by {owner}; ask them, log in as {owner}+{name} if you \
+                     are {owner}, or open a shell on a terminal, which asks before it goes on"
+                ),
+            ),
             BackendError::Node { name, failure } => {
-                Self::new(UNREACHABLE, format!("node {name}: {}", node_failure(failure)))
+                Self::new(UNREACHABLE, format!("node {name}: {}", node_failure(name, failure)))
             }
             BackendError::BootTimeout { name, seconds, last } => Self::new(
                 UNREACHABLE,
@@ -83,7 +91,7 @@ impl From<&BackendError> for Refusal {
     }
 }
 
-fn node_failure(failure: &NodeFailure) -> String {
+fn node_failure(name: &NodeName, failure: &NodeFailure) -> String {
     match failure {
         NodeFailure::Unreachable(reason) => format!("cannot connect: {reason}"),
         NodeFailure::Handshake(reason) => format!("the SSH handshake failed: {reason}"),
@@ -93,11 +101,12 @@ fn node_failure(failure: &NodeFailure) -> String {
         ),
         NodeFailure::HostKeyUnknown { known_hosts, fingerprint } => format!(
             "its host key {fingerprint} is not known; ask the administrator to add it to \
-             {known_hosts}"
+             {known_hosts}, or to run: waltgate accept-host-key {name} {fingerprint}"
         ),
         NodeFailure::HostKeyChanged { recorded, fingerprint } => format!(
             "ITS HOST KEY HAS CHANGED to {fingerprint}, or something pretends to be the node; \
-             if the change is expected, ask the administrator to remove the old key at {recorded}"
+             the old key is at {recorded}; if the change is expected, ask the administrator to \
+             run: waltgate accept-host-key {name} {fingerprint}"
         ),
         NodeFailure::RequestRefused(what) => format!("it refused {what}"),
         NodeFailure::Identity(reason) => format!("the gateway's own key cannot be used: {reason}"),

@@ -70,6 +70,15 @@ impl HostKeys {
         first
     }
 
+    /// The places, `FILE:LINE`, of other keys than this that are recorded elsewhere than in `file`.
+    pub(super) fn others(&self, key: &PublicKey, file: &Path) -> Vec<String> {
+        self.recorded
+            .iter()
+            .filter(|recorded| recorded.file != file && recorded.key.key_data() != key.key_data())
+            .map(|recorded| format!("{}:{}", recorded.file.display(), recorded.line))
+            .collect()
+    }
+
     /// Judges the key that the node presents. May record it; blocks on the disk then.
     pub(super) fn judge(&self, presented: &PublicKey) -> Result<(), NodeFailure> {
         if self.recorded.iter().any(|recorded| recorded.key.key_data() == presented.key_data()) {

@@ -9,6 +9,8 @@ mod arrivals;
 mod boot_wait;
 mod handler;
 mod host_key;
+mod host_key_acceptance;
+mod ownership;
 mod session;
 mod spares;
 mod upstream;
@@ -25,11 +27,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+pub use self::host_key_acceptance::{AcceptError, Accepted, accept_host_key};
+use self::ownership::Courtesy;
 use self::spares::Spares;
 use self::upstream::Upstream;
 use self::upstreams::{Turn, Upstreams};
 use super::{
-    Attachment, BackendError, BackendSession, ClientChannels, Console, Listen, NodeFailure,
+    Attachment, BackendError, BackendSession, Caller, ClientChannels, Console, Listen, NodeFailure,
     SessionEnd, SessionRequest, StreamError, StreamTarget,
 };
 use crate::config::{BootMode, NodeOptions};
@@ -65,15 +69,18 @@ impl NodeBackend {
     /// A node, for one client connection. Looked up at each session.
     pub fn attach(
         self: &Arc<Self>,
+        caller: Caller,
         client: Arc<dyn ClientChannels>,
         name: NodeName,
         login: Option<Login>,
     ) -> Arc<dyn Attachment> {
         Arc::new(NodeAttachment {
             backend: self.clone(),
+            caller,
             client,
             name,
             login,
+            courtesy: Courtesy::default(),
             upstreams: Upstreams::default(),
         })
     }
@@ -93,9 +100,11 @@ pub fn check_identity(options: &NodeOptions) -> Result<(), String> {
 
 struct NodeAttachment {
     backend: Arc<NodeBackend>,
+    caller: Caller,
     client: Arc<dyn ClientChannels>,
     name: NodeName,
     login: Option<Login>,
+    courtesy: Courtesy,
     upstreams: Upstreams,
 }
 
@@ -195,7 +204,9 @@ impl NodeAttachment {
     }
 
     fn node_for_stream(&self) -> Result<NodeRecord, StreamError> {
-        self.look_up().map_err(|error| StreamError::Failed(error.to_string()))
+        let node = self.look_up().map_err(|error| StreamError::Failed(error.to_string()))?;
+        self.courtesy.allows_forward(&node, self.caller.account())?;
+        Ok(node)
     }
 
     fn login_on<'a>(&'a self, node: &'a NodeRecord) -> &'a Login {
@@ -211,6 +222,7 @@ impl Attachment for NodeAttachment {
         console: &mut dyn Console,
     ) -> Result<BackendSession, BackendError> {
         let node = self.look_up()?;
+        self.courtesy.show(&node, self.caller.account(), request, console).await?;
         let (upstream, channel) = self.open_session(&node, console).await?;
         if request.agent {
             upstream.arrivals.allow_agent();

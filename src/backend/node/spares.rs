@@ -6,9 +6,9 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -123,9 +123,18 @@ impl Spares {
         let (node, login) = (node.clone(), login.clone());
         let (accepted, stop) = (self.accepted_host_keys.clone(), self.stop.clone());
         self.keepers.spawn(async move {
+            let files = Files::of(&node, &accepted).await;
             let connecting = Upstream::connect(&node, &login, &accepted);
             match stop.run_until_cancelled(connecting).await {
-                Some(Ok(upstream)) => keep(upstream, &node, claimed, &stop).await,
+                Some(Ok(upstream)) => {
+                    if let Some(claim) = keep(&upstream, &node, claimed, &stop).await
+                        && files == Files::of(&node, &accepted).await
+                    {
+                        hand_over(upstream, &node, claim).await;
+                    } else {
+                        upstream.disconnect().await;
+                    }
+                }
                 Some(Err(error)) => debug!(node = %node.name, ?error, "no spare connection"),
                 None => {}
             }
@@ -167,26 +176,41 @@ async fn spare_or(
     }
 }
 
-/// Keeps a spare until it is claimed, ends, or has waited too long.
+/// Keeps a spare until it is claimed; `None` when it ended or has waited too long.
 async fn keep(
-    upstream: Upstream,
+    upstream: &Upstream,
     node: &NodeRecord,
     claimed: oneshot::Receiver<Claim>,
     stop: &CancellationToken,
-) {
+) -> Option<Claim> {
     debug!(node = %node.name, "a spare connection is ready");
-    let claim = tokio::select! {
+    tokio::select! {
         claim = claimed => claim.ok(),
         () = sleep(KEPT) => None,
         () = stop.cancelled() => None,
         () = upstream.ended() => {
             debug!(node = %node.name, "the node ended its spare connection");
-            return;
+            None
         }
-    };
-    match claim {
-        Some(claim) => hand_over(upstream, node, claim).await,
-        None => upstream.disconnect().await,
+    }
+}
+
+/// How the files stood by which a node is known and logged in to. A spare that was made by others
+/// than those of now is of no use: a key may have been withdrawn.
+#[derive(PartialEq, Eq)]
+struct Files([Option<(SystemTime, u64)>; 3]);
+
+impl Files {
+    async fn of(node: &NodeRecord, accepted: &Path) -> Option<Self> {
+        let files =
+            [node.options.identity.clone(), node.options.known_hosts.clone(), accepted.to_owned()];
+        let look = move || {
+            Self(files.map(|file| {
+                let found = std::fs::metadata(file).ok()?;
+                Some((found.modified().ok()?, found.len()))
+            }))
+        };
+        tokio::task::spawn_blocking(look).await.ok()
     }
 }
 

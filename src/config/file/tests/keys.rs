@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{BootMode, EngineKind, OnCommandSuccess};
+use crate::config::{BootMode, EngineKind, OnCommandSuccess, OtherOwner};
 
 #[test]
 fn an_empty_file_gives_safe_defaults() {
@@ -42,6 +42,7 @@ fn an_empty_file_gives_safe_defaults() {
     assert_eq!(node.connect, Duration::from_secs(10));
     assert_eq!(node.boot_wait, Duration::from_secs(120));
     assert!(node.spare_connections);
+    assert_eq!(node.other_owner, OtherOwner::Warn);
     assert_eq!(node.persist_root, PathBuf::from("/var/lib/walt/nodes"));
     assert!(config.nodes.is_empty());
     assert_eq!(config.engine.kind, EngineKind::Auto);
@@ -96,6 +97,7 @@ fn every_key_is_read() {
         connect_seconds = 3
         boot_wait_seconds = 0
         spare_connections = false
+        other_owner = "refuse"
         persist_root = "persist"
         [nodes.rpi1]
         address = "192.168.152.10"
@@ -111,6 +113,7 @@ fn every_key_is_read() {
         connect_seconds = 4
         boot_wait_seconds = 5
         spare_connections = true
+        other_owner = "warn"
         persist_root = "/p"
         [nodes.rpi2]
         address = "192.168.152.11:2022"
@@ -175,6 +178,7 @@ fn every_key_is_read() {
     assert_eq!(rpi1.options.connect, Duration::from_secs(4));
     assert_eq!(rpi1.options.boot_wait, Duration::from_secs(5));
     assert!(rpi1.options.spare_connections);
+    assert_eq!(rpi1.options.other_owner, OtherOwner::Warn);
     assert_eq!(rpi1.options.persist_root, PathBuf::from("/p"));
 
     let rpi2 = &config.nodes[&"rpi2".parse().unwrap()];
@@ -188,6 +192,7 @@ fn every_key_is_read() {
     assert_eq!(rpi2.options.connect, Duration::from_secs(3));
     assert_eq!(rpi2.options.boot_wait, Duration::ZERO);
     assert!(!rpi2.options.spare_connections);
+    assert_eq!(rpi2.options.other_owner, OtherOwner::Refuse);
     assert_eq!(rpi2.options.persist_root, base.join("persist"));
 
     assert_eq!(config.engine.kind, EngineKind::Docker);
