@@ -1,6 +1,6 @@
 # Everything here works on a fresh Debian machine with Rust; docs/testing.md says more.
 
-.PHONY: build test lint demo bench fuzz
+.PHONY: build test lint demo bench clients fuzz
 
 build:
 	cargo build --release --locked
@@ -27,6 +27,10 @@ EFFORT ?=
 bench:
 	.ci/install-packages openssh-client openssh-server openssh-sftp-server
 	cargo bench --locked --bench gateway -- $(EFFORT) $(GROUPS)
+
+# Writes what passes with other people's programs into docs/clients.md.
+clients:
+	WALTGATE_WRITE_CLIENTS=1 tests/run --test clients
 
 # Each fuzz target for FUZZ_SECONDS. Needs nightly Rust and cargo-fuzz.
 FUZZ_SECONDS ?= 60

@@ -30,6 +30,9 @@ impl Inner {
                     }
                     SessionEnd::BackendLost | SessionEnd::ClientGone => current.client_lost = true,
                 }
+                if !asks && current.active <= 1 {
+                    current.presence.ends();
+                }
                 if asks || succeeded {
                     current.decision = current.decision.take().or(beforehand);
                 }

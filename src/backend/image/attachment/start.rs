@@ -1,6 +1,9 @@
 //! The first session of a connection makes its container; the others join it.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::{Current, Inner, Started, State};
 use crate::backend::image::container::{BaseImage, Container, Mode};
@@ -12,6 +15,9 @@ use crate::backend::image::lent::{self, lend};
 use crate::backend::image::naming::{SaveTarget, shown_to};
 use crate::backend::image::{containers, files, session};
 use crate::backend::{BackendSession, SessionRequest};
+
+/// How long a session waits for the save of its account's last one.
+const OWN_SAVE: Duration = Duration::from_secs(60);
 
 /// A container that was just started.
 pub(super) struct NewContainer {
@@ -99,8 +105,14 @@ impl Inner {
         let shared = &self.shared;
         let account = self.caller.account();
         let host = shared.engine.info().await?;
-        let available = shared.engine.image_references().await?;
-        let resolved = shared.names.resolve(&self.image, account, &available)?;
+        let mut available = shared.engine.image_references().await?;
+        let mut resolved = shared.names.resolve(&self.image, account, &available)?;
+        let saved = shared.presences.saved(account, &resolved.fullname);
+        // Past this, two sessions go on from the same image, and the second is told at its save.
+        if timeout(OWN_SAVE, saved).await == Ok(true) {
+            available = shared.engine.image_references().await?;
+            resolved = shared.names.resolve(&self.image, account, &available)?;
+        }
         let image = shared.engine.image(&resolved.reference).await?;
         let base = BaseImage {
             id: image.id,
