@@ -18,6 +18,7 @@ pub(super) fn node_options() -> NodeOptions {
         boot_wait: Duration::from_secs(120),
         spare_connections: true,
         persist_root: PathBuf::from("/var/lib/walt/nodes"),
+        persist_owner: None,
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -20,6 +21,22 @@ const MOST_IN_ALL: usize = 65_536;
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 /// No number is used twice, so a handle of another session is none of this one's.
 static NEXT: AtomicU64 = AtomicU64::new(1);
+/// What all handles begin with, different each time the gateway starts: no other server's handle can
+/// pass for one of these.
+static MARK: LazyLock<[u8; 8]> =
+    LazyLock::new(|| RandomState::new().hash_one(std::process::id()).to_be_bytes());
+
+/// The bytes of a handle: the mark and a number.
+pub(super) type Handle = [u8; 16];
+
+fn number(handle: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(handle.strip_prefix(MARK.as_slice())?.try_into().ok()?))
+}
+
+/// Whether a handle was made here, for whichever session.
+pub(super) fn is_made_here(handle: &[u8]) -> bool {
+    number(handle).is_some()
+}
 
 /// An open file.
 pub(super) struct OpenFile {
@@ -53,20 +70,21 @@ impl Handles {
     }
 
     /// A handle for what was opened.
-    pub(super) fn add(&mut self, open: Open, counted: Counted) -> [u8; 8] {
+    pub(super) fn add(&mut self, open: Open, counted: Counted) -> Handle {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.open.insert(number, (open, counted));
-        number.to_be_bytes()
+        let mut handle = Handle::default();
+        handle[..8].copy_from_slice(MARK.as_slice());
+        handle[8..].copy_from_slice(&number.to_be_bytes());
+        handle
     }
 
     pub(super) fn find(&self, handle: &[u8]) -> Option<Open> {
-        let number = u64::from_be_bytes(handle.try_into().ok()?);
-        self.open.get(&number).map(|(open, _)| open.clone())
+        self.open.get(&number(handle)?).map(|(open, _)| open.clone())
     }
 
     pub(super) fn remove(&mut self, handle: &[u8]) -> Option<Open> {
-        let number = u64::from_be_bytes(handle.try_into().ok()?);
-        self.open.remove(&number).map(|(open, _)| open)
+        self.open.remove(&number(handle)?).map(|(open, _)| open)
     }
 
     /// Closes all; returns the paths of those that could still be written to.

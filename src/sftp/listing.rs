@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Local, TimeDelta};
 use rustix::fs::{AtFlags, Dir, FileType, Stat};
+use rustix::io::Errno;
 
 use super::access::{Links, kind};
 use super::accounts::Accounts;
@@ -43,8 +44,13 @@ impl Listing {
             let name = entry.file_name().to_bytes();
             let stat = if name == b".." {
                 // Of the root it is the root itself.
-                root.locate(&[&self.path, b"/..".as_slice()].concat(), Links::Follow)
-                    .and_then(|parent| parent.stat())
+                match root.locate(&[&self.path, b"/..".as_slice()].concat(), Links::Follow) {
+                    // What is around a mounted root is somebody else's.
+                    Err(FileError::System(Errno::XDEV)) => {
+                        rustix::fs::fstat(self.directory.fd()?).map_err(FileError::from)
+                    }
+                    parent => parent.and_then(|parent| parent.stat()),
+                }
             } else {
                 rustix::fs::statat(self.directory.fd()?, name, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(FileError::from)
@@ -57,6 +63,21 @@ impl Listing {
             count += 1;
         }
         Ok(count)
+    }
+}
+
+impl Root {
+    /// A mounted root as an entry of the directory that it is mounted in.
+    pub(super) fn entry(&self) -> std::io::Result<Vec<u8>> {
+        let name = self.mounted_at().unwrap_or_default();
+        let path = [b"/", name].concat();
+        let found = self.locate(&path, Links::Keep).and_then(|directory| directory.stat());
+        let stat = found.map_err(std::io::Error::other)?;
+        let mut entry = Writer::part();
+        entry.string(name);
+        entry.string(&long_name(name, &stat, &Accounts::read(self), &Local::now()));
+        attributes::write(&mut entry, &stat);
+        Ok(entry.into_bytes())
     }
 }
 
