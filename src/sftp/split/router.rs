@@ -172,19 +172,24 @@ impl Router {
         }
     }
 
-    /// The path of a file in the root, of a path that leads there from elsewhere over `..`.
+    /// The path from the root on, of a path that leads there from elsewhere over `..`.
     async fn back_from_outside(&self, path: &[u8]) -> Option<Vec<u8>> {
         let names = Vec::from(names(path));
-        let last = names.iter().rposition(|name| name == b"..")?;
-        let lexical = joined(&without_dots(&names));
-        below(&lexical, self.mount)?;
-        let (before, behind) = names.split_at(last + 1);
-        // What `..` of a link is only the far side can tell.
-        let Some(before) = self.far.real_path(&joined(before), false).await else {
-            return (!self.far.is_open()).then_some(lexical);
+        let mut depth = 0_usize;
+        let at = names.iter().position(|name| {
+            if depth == 0 && name == self.mount {
+                return true;
+            }
+            depth = if name == b".." { depth.saturating_sub(1) } else { depth + 1 };
+            false
+        })?;
+        let (before, behind) = names.split_at(at);
+        // Where `..` of a link is only the far side can tell.
+        let leads_to_top = match self.far.real_path(&joined(before), false).await {
+            Some(before) => before == b"/",
+            None => !self.far.is_open(),
         };
-        let path = [before.as_slice(), &joined(behind)].concat();
-        below(&path, self.mount).is_some().then_some(path)
+        leads_to_top.then(|| joined(behind))
     }
 }
 
