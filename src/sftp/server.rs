@@ -12,7 +12,7 @@ use super::attributes::{self, Attributes};
 use super::error::FileError;
 use super::extensions;
 use super::framing::MOST_BYTES;
-use super::handles::{Handles, Open, OpenFile};
+use super::handles::{Handles, Mark, Open, OpenFile};
 use super::listing::Listing;
 use super::real_path::Place;
 use super::request::Request;
@@ -138,6 +138,11 @@ impl Server {
             failures.into_iter().map(|(path, error)| (path, Some(error))).collect();
         all.extend(unfinished.into_iter().map(|path| (path, None)));
         all
+    }
+
+    /// What its handles begin with.
+    pub(super) fn mark(&self) -> Mark {
+        self.handles().mark()
     }
 
     fn perform(&self, id: u32, request: Request<'_>) -> Answer {

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::error::FileError;
 use super::framing::Frames;
+use super::handles::Mark;
 use super::request::kind;
 use super::root::Root;
 use super::server::{Done, NotGreeted, Server};
@@ -114,6 +115,13 @@ pub(super) struct SftpControl {
     server: Arc<Server>,
     tasks: TaskTracker,
     progress: Arc<Progress>,
+}
+
+impl SftpControl {
+    /// What the session's handles begin with.
+    pub(super) fn mark(&self) -> Mark {
+        self.server.mark()
+    }
 }
 
 #[async_trait]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::router::is_the_top;
-use crate::sftp::handles;
+use crate::sftp::handles::Mark;
 use crate::sftp::request::{Extension, Request};
 use crate::sftp::server::{self, answer};
 use crate::sftp::status::Refusal;
@@ -37,6 +37,8 @@ pub(super) struct Answers {
     mount: &'static [u8],
     /// The mounted root as an entry of `/`.
     entry: Vec<u8>,
+    /// Of handles of the near side.
+    near: Mark,
     owed: Mutex<Owed>,
     room: Semaphore,
 }
@@ -51,8 +53,8 @@ struct Owed {
 }
 
 impl Answers {
-    pub(super) fn new(mount: &'static [u8], entry: Vec<u8>) -> Self {
-        Self { mount, entry, owed: Mutex::default(), room: Semaphore::new(MOST_OWED) }
+    pub(super) fn new(mount: &'static [u8], entry: Vec<u8>, near: Mark) -> Self {
+        Self { mount, entry, near, owed: Mutex::default(), room: Semaphore::new(MOST_OWED) }
     }
 
     /// Who will wait for the answer to a request of the client.
@@ -110,7 +112,7 @@ impl Answers {
         self.room.add_permits(cost as usize);
         if kind == answer::HANDLE {
             let handle = reader.string().ok()?;
-            if handles::is_made_here(handle) {
+            if self.near.is_on(handle) {
                 let refusal = Refusal::failure("the node's handle passes for one of the gateway");
                 return Some(server::refused(id, &refusal).into());
             }

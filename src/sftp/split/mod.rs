@@ -52,9 +52,9 @@ pub fn serve(root: Root, surroundings: Arc<dyn Surroundings>) -> std::io::Result
     let (near, near_control, near_output) = session::of_requests(root);
     let (events, came) = mpsc::channel(EVENTS);
     let cancelled = CancellationToken::new();
-    let answers = Arc::new(Answers::new(mount, entry));
+    let answers = Arc::new(Answers::new(mount, entry, near_control.mark()));
     let far = Arc::new(Far::new(surroundings, Arc::clone(&answers), events.clone(), &cancelled));
-    let router = Router::new(mount, near, Arc::clone(&far), events);
+    let router = Router::new(mount, near_control.mark(), near, Arc::clone(&far), events);
     Ok(BackendSession {
         stdin: Box::new(SplitInput { frames: Frames::default(), router }),
         control: Arc::new(SplitControl { near: near_control, far: Arc::clone(&far), cancelled }),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::far::{Far, LONE_ROOT};
 use super::output::Event;
 use crate::backend::{Gone, Stdin as _};
-use crate::sftp::handles;
+use crate::sftp::handles::Mark;
 use crate::sftp::real_path::{joined, names};
 use crate::sftp::request::{Extension, Request};
 use crate::sftp::root::below;
@@ -35,6 +35,8 @@ enum Placed {
 /// Sends requests to where their files are.
 pub(super) struct Router {
     mount: &'static [u8],
+    /// Of handles of the near side.
+    mark: Mark,
     near: SftpInput,
     far: Arc<Far>,
     events: mpsc::Sender<Event>,
@@ -47,11 +49,12 @@ pub(super) struct Router {
 impl Router {
     pub(super) fn new(
         mount: &'static [u8],
+        mark: Mark,
         near: SftpInput,
         far: Arc<Far>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        Self { mount, near, far, events, home: None, waits: true }
+        Self { mount, mark, near, far, events, home: None, waits: true }
     }
 
     /// Sends a packet, with its length, to its side.
@@ -103,7 +106,7 @@ impl Router {
         }
         let (mut near, mut far) = (0, 0);
         for handle in request.handles() {
-            *if handles::is_made_here(handle) { &mut near } else { &mut far } += 1;
+            *if self.mark.is_on(handle) { &mut near } else { &mut far } += 1;
         }
         let mut paths = Vec::new();
         let mut are_changed = false;
