@@ -21,13 +21,15 @@ pub(super) struct Listing {
     path: Vec<u8>,
     /// For all entries alike: half a year before is where ls(1) tells the year.
     now: DateTime<Local>,
+    /// What was told last, and of when: entries that were made together share it.
+    date: (i64, String),
 }
 
 impl Listing {
     pub(super) fn open(root: &Root, path: &[u8]) -> Result<Self, FileError> {
         let path = root.absolute(path).into_owned();
         let directory = root.locate(&path, Links::Follow)?.open_directory()?;
-        Ok(Self { directory: Dir::new(directory)?, path, now: Local::now() })
+        Ok(Self { directory: Dir::new(directory)?, path, now: Local::now(), date: Default::default() })
     }
 
     /// Appends entries to an answer; returns how many.
@@ -58,7 +60,10 @@ impl Listing {
             // It was removed just now, or only its name can be read.
             let Ok(stat) = stat else { continue };
             answer.string(name);
-            answer.string(&long_name(name, &stat, accounts, &self.now));
+            if self.date.0 != stat.st_mtime || self.date.1.is_empty() {
+                self.date = (stat.st_mtime, date(stat.st_mtime, &self.now));
+            }
+            answer.string(&long_name(name, &stat, accounts, &self.date.1));
             attributes::write(answer, &stat);
             count += 1;
         }
@@ -75,7 +80,8 @@ impl Root {
         let stat = found.map_err(std::io::Error::other)?;
         let mut entry = Writer::part();
         entry.string(name);
-        entry.string(&long_name(name, &stat, &Accounts::read(self), &Local::now()));
+        let date = date(stat.st_mtime, &Local::now());
+        entry.string(&long_name(name, &stat, &Accounts::read(self), &date));
         attributes::write(&mut entry, &stat);
         Ok(entry.into_bytes())
     }
@@ -86,7 +92,7 @@ pub(super) fn long_name(
     name: &[u8],
     stat: &Stat,
     accounts: &Accounts,
-    now: &DateTime<Local>,
+    date: &str,
 ) -> Vec<u8> {
     let user = accounts.user(stat.st_uid).map_or_else(|| stat.st_uid.to_string(), str::to_owned);
     let group = accounts.group(stat.st_gid).map_or_else(|| stat.st_gid.to_string(), str::to_owned);
@@ -95,7 +101,7 @@ pub(super) fn long_name(
         permissions(stat),
         stat.st_nlink,
         stat.st_size,
-        date(stat.st_mtime, now),
+        date,
     )
     .into_bytes();
     line.extend(name);
