@@ -328,6 +328,30 @@ fn lftp_mirrors_both_ways_and_lists_the_top() {
 }
 
 #[test]
+fn both_sides_are_mounted_with_sshfs() {
+    let (testbed, _node, gateway, disk) = one_node();
+    let here = testbed.path("mounted");
+    fs::create_dir(&here).unwrap();
+    let there = format!("rpi1@{}:/", gateway.address().ip());
+    let config = testbed.path("ssh_config").display().to_string();
+    let port = gateway.address().port().to_string();
+    let sshfs =
+        bound_command("sshfs").args(["-F", &config, "-p", &port, &there]).arg(&here).output();
+    let sshfs = sshfs.unwrap();
+    assert!(sshfs.status.success(), "{}", String::from_utf8_lossy(&sshfs.stderr));
+    fs::create_dir(here.join("persist/d")).unwrap();
+    fs::write(here.join("persist/d/data"), data()).unwrap();
+    fs::rename(here.join("persist/d/data"), here.join("persist/data")).unwrap();
+    assert!(fs::read(here.join("persist/data")).unwrap() == data());
+    assert!(fs::rename(here.join("persist/data"), here.join("tmp/data")).is_err());
+    assert_eq!(fs::read_to_string(here.join("etc/hostname")).unwrap(), "rpi1\n");
+    let names = fs::read_dir(&here).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().any(|name| name == "persist"));
+    assert!(bound_command("fusermount3").arg("-u").arg(&here).status().unwrap().success());
+    assert!(fs::read(disk.join("data")).unwrap() == data());
+}
+
+#[test]
 fn rsync_goes_through_the_node() {
     let (testbed, node, gateway, disk) = one_node();
     let local = testbed.write("local", "content").display().to_string();

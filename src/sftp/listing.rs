@@ -29,7 +29,12 @@ impl Listing {
     pub(super) fn open(root: &Root, path: &[u8]) -> Result<Self, FileError> {
         let path = root.absolute(path).into_owned();
         let directory = root.locate(&path, Links::Follow)?.open_directory()?;
-        Ok(Self { directory: Dir::new(directory)?, path, now: Local::now(), date: Default::default() })
+        Ok(Self {
+            directory: Dir::new(directory)?,
+            path,
+            now: Local::now(),
+            date: Default::default(),
+        })
     }
 
     /// Appends entries to an answer; returns how many.
@@ -88,12 +93,7 @@ impl Root {
 }
 
 /// A line of `ls -l`, in the form that the draft recommends.
-pub(super) fn long_name(
-    name: &[u8],
-    stat: &Stat,
-    accounts: &Accounts,
-    date: &str,
-) -> Vec<u8> {
+pub(super) fn long_name(name: &[u8], stat: &Stat, accounts: &Accounts, date: &str) -> Vec<u8> {
     let user = accounts.user(stat.st_uid).map_or_else(|| stat.st_uid.to_string(), str::to_owned);
     let group = accounts.group(stat.st_gid).map_or_else(|| stat.st_gid.to_string(), str::to_owned);
     let mut line = format!(
