@@ -11,6 +11,7 @@ mod bulk;
 mod connections;
 mod echo;
 mod files;
+mod persist;
 mod routes;
 mod sessions;
 mod setup;
@@ -26,11 +27,12 @@ use table::Table;
 /// A part of the benchmark: what it is called on the command line, and what fills its rows.
 type Group = (&'static str, fn(&Bed, &Effort, &mut Table));
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 7] = [
     ("setup", setup::measure),
     ("echo", echo::measure),
     ("bulk", bulk::measure),
     ("files", files::measure),
+    ("persist", persist::measure),
     ("sessions", sessions::measure),
     ("connections", connections::measure),
 ];

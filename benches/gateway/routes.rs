@@ -42,6 +42,9 @@ pub(crate) const CIPHER: &str = "aes128-gcm@openssh.com";
 /// The same node under another name, with the gateway keeping no spare connection to it.
 pub(crate) const WITHOUT_SPARE: &str = "nospare";
 
+/// The option for ssh that names the same node with a /persist that the gateway serves.
+pub(crate) const FROM_DISK: &str = "User=disk";
+
 /// Everything that is measured against. Each step wants a key, also the gateway.
 pub(crate) struct Bed {
     pub(crate) node: Node,
@@ -63,8 +66,10 @@ impl Bed {
             .limits("max_startups = 1000\nmax_startups_per_source = 1000")
             .node(&node)
             .tables(&format!(
-                "[nodes.{WITHOUT_SPARE}]\naddress = \"{}\"\nspare_connections = false",
-                node.address()
+                "[nodes.{WITHOUT_SPARE}]\naddress = \"{0}\"\nspare_connections = false\n\
+                 [nodes.disk]\naddress = \"{0}\"\npersist = {1:?}",
+                node.address(),
+                node.persist(),
             ))
             .start();
         let bed = Self { node, _jump_host: jump_host, gateway, testbed };
@@ -147,8 +152,13 @@ impl Bed {
 
     /// `sftp -b -` with commands to be given on standard input.
     pub(crate) fn sftp(&self, route: Route) -> Command {
+        self.sftp_with(route, &[])
+    }
+
+    /// The same with further options.
+    pub(crate) fn sftp_with(&self, route: Route, options: &[&str]) -> Command {
         let mut command = self.client("sftp", CIPHER);
-        command.args(["-q", "-b", "-", route.host()]);
+        command.args(options).args(["-q", "-b", "-", route.host()]);
         command
     }
 

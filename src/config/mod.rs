@@ -181,6 +181,17 @@ pub struct NodeOptions {
     pub other_owner: OtherOwner,
     /// `<root>/<mac>/persist` is the node's /persist.
     pub persist_root: PathBuf,
+    /// Whom the files belong to that are made in /persist; `None`: root.
+    pub persist_owner: Option<FileOwner>,
+}
+
+/// Numbers of a user and a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileOwner {
+    /// The user's.
+    pub uid: u32,
+    /// The group's.
+    pub gid: u32,
 }
 
 /// How a node keeps its files.

@@ -11,7 +11,7 @@ use super::reader::{Fault, Read, Root, Section, Value};
 use super::values::{
     boolean, choice, integer, list, mac, network, node_address, parsed, path, text,
 };
-use super::{BootMode, HostKeyPolicy, Node, NodeOptions, OtherOwner};
+use super::{BootMode, FileOwner, HostKeyPolicy, Node, NodeOptions, OtherOwner};
 use crate::names::{Login, NodeName};
 
 /// `[node_defaults]`; `live` tells whether an inventory will name further nodes.
@@ -28,6 +28,7 @@ pub(super) fn node_defaults(root: &mut Root<'_, '_>, base: &Path, live: bool) ->
         spare_connections: true,
         other_owner: OtherOwner::Warn,
         persist_root: PathBuf::from("/var/lib/walt/nodes"),
+        persist_owner: None,
     };
     let options = node_options(&mut section, base, &defaults);
     let networks_known = !section.is_wrong("networks");
@@ -41,10 +42,6 @@ pub(super) fn node_defaults(root: &mut Root<'_, '_>, base: &Path, live: bool) ->
     section.finish();
     Defaults { options, networks_known }
 }
-
-/// What a setting is answered with whose time has not come.
-const PERSIST_IS_ON_THE_NODE: &str =
-    "has no effect in this version: /persist is reached through the node";
 
 /// What nodes inherit.
 pub(super) struct Defaults {
@@ -77,10 +74,6 @@ fn node_options(
              \"accept-new\" at least",
         );
     }
-    let persist_root = section.take("persist_root", path(base));
-    if persist_root.is_some() {
-        section.warn("persist_root", PERSIST_IS_ON_THE_NODE);
-    }
     NodeOptions {
         networks: section
             .take("networks", list(network))
@@ -101,7 +94,23 @@ fn node_options(
             .take("spare_connections", boolean)
             .unwrap_or(inherited.spare_connections),
         other_owner: section.take("other_owner", other_owner).unwrap_or(inherited.other_owner),
-        persist_root: persist_root.unwrap_or_else(|| inherited.persist_root.clone()),
+        persist_root: section
+            .take("persist_root", path(base))
+            .unwrap_or_else(|| inherited.persist_root.clone()),
+        persist_owner: section.take("persist_owner", owner).unwrap_or(inherited.persist_owner),
+    }
+}
+
+/// `UID:GID`; an empty string for nobody.
+fn owner(value: &Value<'_>) -> Read<Option<FileOwner>> {
+    let text = text(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let number = |text: &str| text.parse().ok().filter(|number| *number != u32::MAX);
+    match text.split_once(':').map(|(uid, gid)| (number(uid), number(gid))) {
+        Some((Some(uid), Some(gid))) => Ok(Some(FileOwner { uid, gid })),
+        _ => Err(Fault::at(value, "must be the numbers of a user and a group, as \"1000:1000\"")),
     }
 }
 
@@ -137,9 +146,6 @@ pub(super) fn nodes(
         let login = section.take("login", parsed).unwrap_or_else(Login::root);
         let mac = section.take("mac", mac);
         let persist = section.take("persist", path(base));
-        if persist.is_some() {
-            section.warn("persist", PERSIST_IS_ON_THE_NODE);
-        }
         let boot_mode = section.take("boot_mode", boot_mode).unwrap_or_default();
         let options = node_options(&mut section, base, &defaults.options);
         if let Some(address) = address {

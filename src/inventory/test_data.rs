@@ -19,6 +19,7 @@ pub(super) fn node_options() -> NodeOptions {
         spare_connections: true,
         other_owner: OtherOwner::Warn,
         persist_root: PathBuf::from("/var/lib/walt/nodes"),
+        persist_owner: None,
     }
 }
 

@@ -61,6 +61,13 @@ pub(super) fn write(writer: &mut Writer, stat: &Stat) {
     writer.uint32(seconds(stat.st_mtime));
 }
 
+/// Appends what can be said of a directory that is made up.
+pub(super) fn write_directory(writer: &mut Writer, mode: u32) {
+    const DIRECTORY: u32 = 0o040_000;
+    writer.uint32(PERMISSIONS);
+    writer.uint32(DIRECTORY | mode);
+}
+
 /// The nearest time that the protocol can say.
 fn seconds(time: i64) -> u32 {
     u32::try_from(time.max(0)).unwrap_or(u32::MAX)

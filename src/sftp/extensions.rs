@@ -63,7 +63,7 @@ pub(super) fn perform(server: &Server, id: u32, extension: Extension<'_>) -> Ans
             {
                 return Err(Errno::OPNOTSUPP.into());
             }
-            set(&file, &attributes)
+            set(root, &file, &attributes)
         }
         Extension::Limits => Ok(Some(limits(id))),
         Extension::ExpandPath { path } => {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +21,30 @@ const MOST_IN_ALL: usize = 65_536;
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 /// No number is used twice, so a handle of another session is none of this one's.
 static NEXT: AtomicU64 = AtomicU64::new(1);
+/// The bytes of a handle: the session's mark and a number.
+pub(super) type Handle = [u8; 16];
+
+/// What all handles of a session begin with: random, so that no other server's handle can pass for
+/// one of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark([u8; 8]);
+
+impl Default for Mark {
+    fn default() -> Self {
+        Self(RandomState::new().hash_one(0).to_be_bytes())
+    }
+}
+
+impl Mark {
+    /// Whether a handle has it.
+    pub(super) fn is_on(self, handle: &[u8]) -> bool {
+        self.number(handle).is_some()
+    }
+
+    fn number(self, handle: &[u8]) -> Option<u64> {
+        Some(u64::from_be_bytes(handle.strip_prefix(&self.0)?.try_into().ok()?))
+    }
+}
 
 /// An open file.
 pub(super) struct OpenFile {
@@ -40,6 +65,7 @@ pub(super) enum Open {
 /// The handles of one session.
 #[derive(Default)]
 pub(super) struct Handles {
+    mark: Mark,
     open: HashMap<u64, (Open, Counted)>,
 }
 
@@ -52,21 +78,26 @@ impl Handles {
         Counted::new().ok_or(Errno::NFILE.into())
     }
 
+    pub(super) fn mark(&self) -> Mark {
+        self.mark
+    }
+
     /// A handle for what was opened.
-    pub(super) fn add(&mut self, open: Open, counted: Counted) -> [u8; 8] {
+    pub(super) fn add(&mut self, open: Open, counted: Counted) -> Handle {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.open.insert(number, (open, counted));
-        number.to_be_bytes()
+        let mut handle = Handle::default();
+        handle[..8].copy_from_slice(&self.mark.0);
+        handle[8..].copy_from_slice(&number.to_be_bytes());
+        handle
     }
 
     pub(super) fn find(&self, handle: &[u8]) -> Option<Open> {
-        let number = u64::from_be_bytes(handle.try_into().ok()?);
-        self.open.get(&number).map(|(open, _)| open.clone())
+        self.open.get(&self.mark.number(handle)?).map(|(open, _)| open.clone())
     }
 
     pub(super) fn remove(&mut self, handle: &[u8]) -> Option<Open> {
-        let number = u64::from_be_bytes(handle.try_into().ok()?);
-        self.open.remove(&number).map(|(open, _)| open)
+        self.open.remove(&self.mark.number(handle)?).map(|(open, _)| open)
     }
 
     /// Closes all; returns the paths of those that could still be written to.

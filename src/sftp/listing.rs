@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Local, TimeDelta};
 use rustix::fs::{AtFlags, Dir, FileType, Stat};
+use rustix::io::Errno;
 
 use super::access::{Links, kind};
 use super::accounts::Accounts;
@@ -20,13 +21,20 @@ pub(super) struct Listing {
     path: Vec<u8>,
     /// For all entries alike: half a year before is where ls(1) tells the year.
     now: DateTime<Local>,
+    /// What was told last, and of when: entries that were made together share it.
+    date: (i64, String),
 }
 
 impl Listing {
     pub(super) fn open(root: &Root, path: &[u8]) -> Result<Self, FileError> {
         let path = root.absolute(path).into_owned();
         let directory = root.locate(&path, Links::Follow)?.open_directory()?;
-        Ok(Self { directory: Dir::new(directory)?, path, now: Local::now() })
+        Ok(Self {
+            directory: Dir::new(directory)?,
+            path,
+            now: Local::now(),
+            date: Default::default(),
+        })
     }
 
     /// Appends entries to an answer; returns how many.
@@ -43,8 +51,13 @@ impl Listing {
             let name = entry.file_name().to_bytes();
             let stat = if name == b".." {
                 // Of the root it is the root itself.
-                root.locate(&[&self.path, b"/..".as_slice()].concat(), Links::Follow)
-                    .and_then(|parent| parent.stat())
+                match root.locate(&[&self.path, b"/..".as_slice()].concat(), Links::Follow) {
+                    // What is around a mounted root is somebody else's.
+                    Err(FileError::System(Errno::XDEV)) => {
+                        rustix::fs::fstat(self.directory.fd()?).map_err(FileError::from)
+                    }
+                    parent => parent.and_then(|parent| parent.stat()),
+                }
             } else {
                 rustix::fs::statat(self.directory.fd()?, name, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(FileError::from)
@@ -52,7 +65,10 @@ impl Listing {
             // It was removed just now, or only its name can be read.
             let Ok(stat) = stat else { continue };
             answer.string(name);
-            answer.string(&long_name(name, &stat, accounts, &self.now));
+            if self.date.0 != stat.st_mtime || self.date.1.is_empty() {
+                self.date = (stat.st_mtime, date(stat.st_mtime, &self.now));
+            }
+            answer.string(&long_name(name, &stat, accounts, &self.date.1));
             attributes::write(answer, &stat);
             count += 1;
         }
@@ -60,13 +76,24 @@ impl Listing {
     }
 }
 
+impl Root {
+    /// A mounted root as an entry of the directory that it is mounted in.
+    pub(super) fn entry(&self) -> std::io::Result<Vec<u8>> {
+        let name = self.mounted_at().unwrap_or_default();
+        let path = [b"/", name].concat();
+        let found = self.locate(&path, Links::Keep).and_then(|directory| directory.stat());
+        let stat = found.map_err(std::io::Error::other)?;
+        let mut entry = Writer::part();
+        entry.string(name);
+        let date = date(stat.st_mtime, &Local::now());
+        entry.string(&long_name(name, &stat, &Accounts::read(self), &date));
+        attributes::write(&mut entry, &stat);
+        Ok(entry.into_bytes())
+    }
+}
+
 /// A line of `ls -l`, in the form that the draft recommends.
-pub(super) fn long_name(
-    name: &[u8],
-    stat: &Stat,
-    accounts: &Accounts,
-    now: &DateTime<Local>,
-) -> Vec<u8> {
+pub(super) fn long_name(name: &[u8], stat: &Stat, accounts: &Accounts, date: &str) -> Vec<u8> {
     let user = accounts.user(stat.st_uid).map_or_else(|| stat.st_uid.to_string(), str::to_owned);
     let group = accounts.group(stat.st_gid).map_or_else(|| stat.st_gid.to_string(), str::to_owned);
     let mut line = format!(
@@ -74,7 +101,7 @@ pub(super) fn long_name(
         permissions(stat),
         stat.st_nlink,
         stat.st_size,
-        date(stat.st_mtime, now),
+        date,
     )
     .into_bytes();
     line.extend(name);

@@ -2,6 +2,7 @@
 //! (draft-ietf-secsh-filexfer-02, with OpenSSH's extensions) and the older protocol of scp.
 //!
 //! A [`Root`] resolves every path beneath one directory, so nothing outside can be named. Each
+//! [`split`] puts such a tree into the view of a server of its surroundings. Each
 //! server is a [`BackendSession`](crate::backend::BackendSession) and knows nothing of where its
 //! root comes from. All that touches files blocks, and runs on threads that may.
 
@@ -21,6 +22,7 @@ mod server;
 mod session;
 mod sockets;
 mod sparse;
+pub mod split;
 mod status;
 mod wire;
 
@@ -29,6 +31,6 @@ mod tests;
 
 pub use self::framing::{Frames, FramingError};
 pub use self::request::{Malformed, Request};
-pub use self::root::Root;
+pub use self::root::{Owner, Root};
 pub use self::session::serve;
 pub use self::sockets::{BoundSocket, FoundSocket, PrivateDirectory};

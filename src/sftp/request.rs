@@ -1,7 +1,8 @@
 //! What clients ask, section 6 of the draft.
 
+use super::access::Links;
 use super::attributes::Attributes;
-use super::wire::Reader;
+use super::wire::{Reader, Writer};
 
 /// The packet is not what the draft says it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -11,25 +12,25 @@ pub struct Malformed;
 /// Types of packets that clients send.
 pub(super) mod kind {
     pub(in crate::sftp) const INIT: u8 = 1;
-    pub(super) const OPEN: u8 = 3;
-    pub(super) const CLOSE: u8 = 4;
+    pub(in crate::sftp) const OPEN: u8 = 3;
+    pub(in crate::sftp) const CLOSE: u8 = 4;
     pub(in crate::sftp) const READ: u8 = 5;
-    pub(super) const WRITE: u8 = 6;
+    pub(in crate::sftp) const WRITE: u8 = 6;
     pub(in crate::sftp) const LSTAT: u8 = 7;
     pub(in crate::sftp) const FSTAT: u8 = 8;
-    pub(super) const SETSTAT: u8 = 9;
-    pub(super) const FSETSTAT: u8 = 10;
-    pub(super) const OPENDIR: u8 = 11;
-    pub(super) const READDIR: u8 = 12;
-    pub(super) const REMOVE: u8 = 13;
-    pub(super) const MKDIR: u8 = 14;
-    pub(super) const RMDIR: u8 = 15;
+    pub(in crate::sftp) const SETSTAT: u8 = 9;
+    pub(in crate::sftp) const FSETSTAT: u8 = 10;
+    pub(in crate::sftp) const OPENDIR: u8 = 11;
+    pub(in crate::sftp) const READDIR: u8 = 12;
+    pub(in crate::sftp) const REMOVE: u8 = 13;
+    pub(in crate::sftp) const MKDIR: u8 = 14;
+    pub(in crate::sftp) const RMDIR: u8 = 15;
     pub(in crate::sftp) const REALPATH: u8 = 16;
     pub(in crate::sftp) const STAT: u8 = 17;
-    pub(super) const RENAME: u8 = 18;
+    pub(in crate::sftp) const RENAME: u8 = 18;
     pub(in crate::sftp) const READLINK: u8 = 19;
-    pub(super) const SYMLINK: u8 = 20;
-    pub(super) const EXTENDED: u8 = 200;
+    pub(in crate::sftp) const SYMLINK: u8 = 20;
+    pub(in crate::sftp) const EXTENDED: u8 = 200;
 }
 
 /// A request. Paths and handles are any bytes.
@@ -126,6 +127,68 @@ impl<'a> Request<'a> {
             Ok(id) => (Some(id), Self::body(kind, &mut reader)),
             Err(malformed) => (None, Err(malformed)),
         }
+    }
+
+    /// The paths in it, and whether a final link of each is followed. The text of a symbolic link
+    /// is none.
+    pub(super) fn paths(&self) -> impl Iterator<Item = (&'a [u8], Links)> {
+        let (first, second, links) = match *self {
+            Self::Open { path, .. }
+            | Self::Stat { path }
+            | Self::Setstat { path, .. }
+            | Self::Opendir { path }
+            | Self::Realpath { path }
+            | Self::Extended(Extension::Statvfs { path } | Extension::ExpandPath { path }) => {
+                (Some(path), None, Links::Follow)
+            }
+            Self::Lstat { path }
+            | Self::Remove { path }
+            | Self::Mkdir { path, .. }
+            | Self::Rmdir { path }
+            | Self::Readlink { path }
+            | Self::Symlink { path, .. }
+            | Self::Extended(Extension::Lsetstat { path, .. }) => (Some(path), None, Links::Keep),
+            Self::Rename { from, to }
+            | Self::Extended(
+                Extension::PosixRename { from, to } | Extension::Hardlink { from, to },
+            ) => (Some(from), Some(to), Links::Keep),
+            _ => (None, None, Links::Keep),
+        };
+        first.into_iter().chain(second).map(move |path| (path, links))
+    }
+
+    /// The handles in it.
+    pub(super) fn handles(&self) -> impl Iterator<Item = &'a [u8]> {
+        let (first, second) = match *self {
+            Self::Close { handle }
+            | Self::Read { handle, .. }
+            | Self::Write { handle, .. }
+            | Self::Fstat { handle }
+            | Self::Fsetstat { handle, .. }
+            | Self::Readdir { handle }
+            | Self::Extended(Extension::Fstatvfs { handle } | Extension::Fsync { handle }) => {
+                (Some(handle), None)
+            }
+            Self::Extended(Extension::CopyData { from, to, .. }) => (Some(from), Some(to)),
+            _ => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+
+    /// The packet of this request, with its length, with other paths in it.
+    pub(super) fn with_paths(&self, packet: &[u8], paths: &[Vec<u8>]) -> Option<Vec<u8>> {
+        let mut reader = Reader::new(packet);
+        let kind = reader.byte().ok()?;
+        let mut writer = Writer::answer(kind, reader.uint32().ok()?);
+        if matches!(self, Self::Extended(_) | Self::Symlink { .. }) {
+            writer.string(reader.string().ok()?);
+        }
+        for path in paths {
+            reader.string().ok()?;
+            writer.string(path);
+        }
+        writer.bytes().extend(reader.rest());
+        Some(writer.finish())
     }
 
     fn body(kind: u8, reader: &mut Reader<'a>) -> Result<Self, Malformed> {

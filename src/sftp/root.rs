@@ -6,23 +6,37 @@ use std::io::Read;
 use std::path::Path;
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::access::{self, Access, Links, Located};
 use super::accounts::Accounts;
 use super::error::FileError;
+use super::real_path::Place;
 
 /// As many symbolic links as the kernel follows in one path, path_resolution(7).
 pub(super) const MOST_LINKS: usize = 40;
 /// How often a path is tried again that somebody renames meanwhile.
 const ATTEMPTS: usize = 64;
 
-/// A directory that is `/` for all that is done through it. The kernel resolves every path
-/// beneath it (RESOLVE_IN_ROOT of openat2(2)): no `..`, link or race leads out of it. Blocks.
+/// A directory that is `/`, or what is mounted there, for all that is done through it. The kernel
+/// resolves every path beneath it (RESOLVE_IN_ROOT and RESOLVE_BENEATH of openat2(2)): no `..`, link
+/// or race leads out of it. Blocks.
 pub struct Root {
     directory: OwnedFd,
     home: Vec<u8>,
+    /// The name in `/` at which it is mounted. What leads out of it is somebody else's: EXDEV.
+    mounted_at: Option<&'static [u8]>,
+    owner: Option<Owner>,
+}
+
+/// Numbers of a user and a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user's.
+    pub uid: u32,
+    /// The group's.
+    pub gid: u32,
 }
 
 impl Root {
@@ -34,7 +48,33 @@ impl Root {
     pub fn open(path: &Path, home: &[u8]) -> std::io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(Self { directory, home: home.to_owned() })
+        Ok(Self { directory, home: home.to_owned(), mounted_at: None, owner: None })
+    }
+
+    /// A directory that is open already, as the directory `name` of `/`. What is made in it belongs
+    /// to `owner` for good, if there is one, as if exported over NFS with `all_squash`; and else to
+    /// this process.
+    pub fn mounted(directory: OwnedFd, name: &'static [u8], owner: Option<Owner>) -> Self {
+        Self { directory, home: b"/".to_vec(), mounted_at: Some(name), owner }
+    }
+
+    pub(super) fn mounted_at(&self) -> Option<&'static [u8]> {
+        self.mounted_at
+    }
+
+    /// Whether files may be given to somebody.
+    pub(super) fn allow_owner(&self, uid: u32, gid: u32) -> Result<(), FileError> {
+        match self.owner {
+            Some(owner) if owner != (Owner { uid, gid }) => Err(Errno::PERM.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes what was just made belong to whom it should.
+    fn settle_owner(&self, made: impl AsFd) -> Result<(), FileError> {
+        let Some(Owner { uid, gid }) = self.owner else { return Ok(()) };
+        let (uid, gid) = (Uid::from_raw_unchecked(uid), Gid::from_raw_unchecked(gid));
+        Ok(rustix::fs::chownat(made, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)
     }
 
     /// Starts relative paths in the home that the root's own list of users tells, if there is one.
@@ -131,6 +171,7 @@ impl Root {
         let flags = access.flags() | OFlags::CREATE | OFlags::EXCL;
         let mode_at_birth = Mode::from_raw_mode(access::masked(mode) & 0o777);
         let file = rustix::fs::openat(&directory, name, flags, mode_at_birth)?;
+        self.settle_owner(&file)?;
         access::settle_mode(&file, mode)?;
         Ok(file.into())
     }
@@ -146,6 +187,7 @@ impl Root {
         rustix::fs::mkdirat(&directory, name, mode_at_birth)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = rustix::fs::openat(&directory, name, flags, Mode::empty())?;
+        self.settle_owner(&made)?;
         access::settle_mode(made, mode)
     }
 
@@ -192,7 +234,12 @@ impl Root {
     /// Makes a symbolic link; `target` is any text.
     pub(super) fn symbolic_link(&self, target: &[u8], path: &[u8]) -> Result<(), FileError> {
         let (directory, name) = self.parent(path)?;
-        Ok(rustix::fs::symlinkat(target, directory, name)?)
+        rustix::fs::symlinkat(target, &directory, name)?;
+        if self.owner.is_some() {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            self.settle_owner(rustix::fs::openat(&directory, name, flags, Mode::empty())?)?;
+        }
+        Ok(())
     }
 
     /// The directory that a path's last name is in, and that name.
@@ -200,7 +247,7 @@ impl Root {
         if path.is_empty() {
             return Err(Errno::NOENT.into());
         }
-        if self.names_a_directory(path) {
+        if self.names_a_directory(path) || self.is_the_mount(path) {
             return Err(Errno::BUSY.into());
         }
         let (directory, name) = split(path);
@@ -215,11 +262,37 @@ impl Root {
         matches!(split(path).1, b"" | b"." | b"..")
     }
 
+    /// Whether a path is that of the root itself, mounted.
+    fn is_the_mount(&self, path: &[u8]) -> bool {
+        self.mounted_at.is_some_and(|name| below(&self.absolute(path), name) == Some(b"."))
+    }
+
     fn resolve(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, FileError> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        // Not needed by the kernel, but a path that begins at the root of the host does not occur.
-        let start = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());
-        let path = if start == path.len() { b"." } else { &path[start..] };
+        match self.resolve_directly(path, flags) {
+            // A link may name a path as it is seen from outside.
+            Err(FileError::System(Errno::XDEV)) if self.mounted_at.is_some() => {
+                let keep = flags.contains(OFlags::NOFOLLOW);
+                match self.place(path, if keep { Links::Keep } else { Links::Follow })? {
+                    Place::Here(path) => self.resolve_directly(&path, flags),
+                    Place::Elsewhere(_) => Err(Errno::XDEV.into()),
+                }
+            }
+            resolved => resolved,
+        }
+    }
+
+    /// Resolves without looking at links that name paths as they are seen from outside.
+    pub(super) fn resolve_directly(
+        &self,
+        path: &[u8],
+        flags: OFlags,
+    ) -> Result<OwnedFd, FileError> {
+        let (path, confined) = match self.mounted_at {
+            Some(name) => (below(path, name).ok_or(Errno::XDEV)?, ResolveFlags::BENEATH),
+            // Not needed by the kernel, but a path that begins at the root of the host does not occur.
+            None => (from_here(path), ResolveFlags::IN_ROOT),
+        };
+        let resolve = confined | ResolveFlags::NO_MAGICLINKS;
         for _ in 0..ATTEMPTS {
             let flags = flags | OFlags::CLOEXEC;
             match rustix::fs::openat2(self.directory.as_fd(), path, flags, Mode::empty(), resolve) {
@@ -229,6 +302,25 @@ impl Root {
             }
         }
         Err(FileError::Unstable)
+    }
+}
+
+/// An absolute path, as one from the directory that is its root.
+fn from_here(path: &[u8]) -> &[u8] {
+    let start = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());
+    if start == path.len() { b"." } else { &path[start..] }
+}
+
+/// The rest of an absolute path whose first name is `name`, as one from there.
+pub(super) fn below<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut rest = from_here(path);
+    while let Some(behind) = rest.strip_prefix(b"./") {
+        rest = from_here(behind);
+    }
+    match rest.strip_prefix(name)? {
+        [] => Some(b"."),
+        behind @ [b'/', ..] => Some(from_here(behind)),
+        _ => None,
     }
 }
 

@@ -12,15 +12,16 @@ use super::attributes::{self, Attributes};
 use super::error::FileError;
 use super::extensions;
 use super::framing::MOST_BYTES;
-use super::handles::{Handles, Open, OpenFile};
+use super::handles::{Handles, Mark, Open, OpenFile};
 use super::listing::Listing;
+use super::real_path::Place;
 use super::request::Request;
 use super::root::Root;
 use super::sparse;
 use super::status::Refusal;
 use super::wire::Writer;
 
-const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 3;
 /// For data in a packet: room for its header is left. OpenSSH's own limit.
 pub(super) const MOST_DATA: u32 = MOST_BYTES - 1024;
 /// What is noted about failed writes is bounded.
@@ -28,12 +29,12 @@ const MOST_FAILURES: usize = 64;
 
 /// Types of packets that servers send.
 pub(super) mod answer {
-    pub(super) const VERSION: u8 = 2;
-    pub(super) const STATUS: u8 = 101;
-    pub(super) const HANDLE: u8 = 102;
-    pub(super) const DATA: u8 = 103;
-    pub(super) const NAME: u8 = 104;
-    pub(super) const ATTRS: u8 = 105;
+    pub(in crate::sftp) const VERSION: u8 = 2;
+    pub(in crate::sftp) const STATUS: u8 = 101;
+    pub(in crate::sftp) const HANDLE: u8 = 102;
+    pub(in crate::sftp) const DATA: u8 = 103;
+    pub(in crate::sftp) const NAME: u8 = 104;
+    pub(in crate::sftp) const ATTRS: u8 = 105;
     pub(in crate::sftp) const EXTENDED_REPLY: u8 = 201;
 }
 
@@ -62,6 +63,15 @@ pub(super) struct Server {
     failures: Mutex<Vec<(Vec<u8>, FileError)>>,
 }
 
+/// What became of a request.
+pub(super) enum Done {
+    /// The packet to send.
+    Answer(Vec<u8>),
+    /// The packet to send to the server of the files around a mounted root: the request, with the
+    /// paths that its own lead to.
+    Elsewhere(Vec<u8>),
+}
+
 /// The client speaks something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotGreeted;
@@ -78,24 +88,46 @@ impl Server {
         }
     }
 
-    /// Does what a packet asks and returns the packet to send.
-    pub(super) fn answer(&self, packet: &[u8]) -> Result<Vec<u8>, NotGreeted> {
+    /// Does what a packet asks.
+    pub(super) fn answer(&self, packet: &[u8]) -> Result<Done, NotGreeted> {
         let (id, request) = Request::parse(packet);
         if let Ok(Request::Init { .. }) = request {
             self.is_greeted.store(true, Ordering::Relaxed);
-            return Ok(greeting());
+            return Ok(Done::Answer(greeting()));
         }
         if !self.is_greeted.load(Ordering::Relaxed) {
             return Err(NotGreeted);
         }
         // A packet that is too short for an identifier is answered as if it had one.
         let id = id.unwrap_or(0);
-        let answer = request.map_err(Refusal::from).and_then(|request| self.perform(id, request));
-        Ok(match answer {
+        let answer = match request {
+            Ok(request) => self.perform(id, request).map_err(|refusal| (refusal, Some(request))),
+            Err(malformed) => Err((Refusal::from(malformed), None)),
+        };
+        Ok(Done::Answer(match answer {
             Ok(Some(answer)) => answer.finish(),
             Ok(None) => status(id, 0, "success"),
-            Err(refusal) => status(id, refusal.code, &refusal.message),
-        })
+            Err((refusal, request)) => {
+                if let Some(request) = request.filter(|_| refusal.crosses)
+                    && let Some(elsewhere) = self.led_elsewhere(packet, &request)
+                {
+                    return Ok(Done::Elsewhere(elsewhere));
+                }
+                refused(id, &refusal)
+            }
+        }))
+    }
+
+    /// The request with the paths that its own lead to, if all of them lead out of the root.
+    fn led_elsewhere(&self, packet: &[u8], request: &Request<'_>) -> Option<Vec<u8>> {
+        let mut leads_to = Vec::new();
+        for (path, links) in request.paths() {
+            match self.root.place(path, links) {
+                Ok(Place::Elsewhere(path)) => leads_to.push(path),
+                Ok(Place::Here(_)) | Err(_) => return None,
+            }
+        }
+        if leads_to.is_empty() { None } else { request.with_paths(packet, &leads_to) }
     }
 
     /// Closes all that is open; returns what was not written to its end, and why.
@@ -106,6 +138,11 @@ impl Server {
             failures.into_iter().map(|(path, error)| (path, Some(error))).collect();
         all.extend(unfinished.into_iter().map(|path| (path, None)));
         all
+    }
+
+    /// What its handles begin with.
+    pub(super) fn mark(&self) -> Mark {
+        self.handles().mark()
     }
 
     fn perform(&self, id: u32, request: Request<'_>) -> Answer {
@@ -124,7 +161,7 @@ impl Server {
                 Ok(Some(answer))
             }
             Request::Setstat { path, attributes } => {
-                set(&self.root.locate(path, Links::Follow)?, &attributes)
+                set(&self.root, &self.root.locate(path, Links::Follow)?, &attributes)
             }
             Request::Fsetstat { handle, attributes } => self.set_open(handle, &attributes),
             Request::Opendir { path } => {
@@ -248,6 +285,7 @@ impl Server {
             file.set_len(size)?;
         }
         if let Some((uid, gid)) = attributes.owner {
+            self.root.allow_owner(uid, gid)?;
             let (uid, gid) = (Uid::from_raw_unchecked(uid), Gid::from_raw_unchecked(gid));
             rustix::fs::fchown(file, Some(uid), Some(gid))?;
         }
@@ -313,11 +351,12 @@ impl Server {
 }
 
 /// Sets attributes; the mode after the owner, which takes set-user-ID bits away.
-pub(super) fn set(file: &Located, attributes: &Attributes) -> Answer {
+pub(super) fn set(root: &Root, file: &Located, attributes: &Attributes) -> Answer {
     if let Some(size) = attributes.size {
         file.open(Access { read: false, write: true, ..Access::default() })?.set_len(size)?;
     }
     if let Some((uid, gid)) = attributes.owner {
+        root.allow_owner(uid, gid)?;
         file.set_owner(uid, gid)?;
     }
     if let Some(mode) = attributes.mode {
@@ -339,13 +378,17 @@ pub(super) fn name(id: u32, path: &[u8]) -> Writer {
     answer
 }
 
-fn handle_answer(id: u32, handle: &[u8]) -> Writer {
+pub(super) fn handle_answer(id: u32, handle: &[u8]) -> Writer {
     let mut answer = Writer::answer(answer::HANDLE, id);
     answer.string(handle);
     answer
 }
 
-fn status(id: u32, code: u32, message: &str) -> Vec<u8> {
+pub(super) fn refused(id: u32, refusal: &Refusal) -> Vec<u8> {
+    status(id, refusal.code, &refusal.message)
+}
+
+pub(super) fn status(id: u32, code: u32, message: &str) -> Vec<u8> {
     let mut answer = Writer::answer(answer::STATUS, id);
     answer.uint32(code);
     answer.string(message.as_bytes());

@@ -13,15 +13,18 @@ use tokio_util::task::TaskTracker;
 
 use super::error::FileError;
 use super::framing::Frames;
+use super::handles::Mark;
 use super::request::kind;
 use super::root::Root;
-use super::server::{NotGreeted, Server};
+use super::server::{Done, NotGreeted, Server};
 use crate::backend::{
     BackendSession, Control, ExitStatus, Gone, Output, OutputEvent, Stdin, WindowSize,
 };
 
 /// Pieces of input, each at most one SSH packet, that wait to be looked at.
 const INPUT_PIECES: usize = 8;
+/// The same where each is a whole request.
+const INPUT_REQUESTS: usize = 1;
 /// Requests that are answered beside each other: while one answer is on its way the next two are
 /// being read from the disk. Bounds memory, together with the longest answer.
 const BESIDE: usize = 3;
@@ -34,32 +37,46 @@ const IN_ONE_GO_BYTES: usize = 64 * 1024;
 /// The session exits with 0 when the client's input ends between requests and no file is left
 /// open for writing, and else with 1 and the reasons on standard error.
 pub fn serve(root: Root) -> BackendSession {
-    let server = Arc::new(Server::new(root));
-    let (pieces, input) = mpsc::channel(INPUT_PIECES);
-    let tasks = TaskTracker::new();
-    let progress = Arc::new(Progress::default());
+    let (input, control, output) = ends(root, INPUT_PIECES);
     BackendSession {
-        stdin: Box::new(SftpInput { pieces: Some(pieces), progress: Arc::clone(&progress) }),
-        control: Arc::new(SftpControl {
-            server: Arc::clone(&server),
-            tasks: tasks.clone(),
-            progress: Arc::clone(&progress),
-        }),
-        output: Box::new(SftpOutput {
-            server,
-            tasks,
-            input,
-            is_open: true,
-            progress,
-            taken: 0,
-            frames: Frames::default(),
-            next: None,
-            running: VecDeque::new(),
-            alone: false,
-            last: None,
-        }),
+        stdin: Box::new(input),
+        control: Arc::new(control),
+        output: Box::new(output),
         output_is_shared: false,
     }
+}
+
+/// The ends of a session whose input comes a whole request at a time.
+pub(super) fn of_requests(root: Root) -> (SftpInput, SftpControl, SftpOutput) {
+    ends(root, INPUT_REQUESTS)
+}
+
+fn ends(root: Root, most_pieces: usize) -> (SftpInput, SftpControl, SftpOutput) {
+    let server = Arc::new(Server::new(root));
+    let (pieces, input) = mpsc::channel(most_pieces);
+    let tasks = TaskTracker::new();
+    let progress = Arc::new(Progress::default());
+    let control = SftpControl {
+        server: Arc::clone(&server),
+        tasks: tasks.clone(),
+        progress: Arc::clone(&progress),
+    };
+    let output = SftpOutput {
+        server,
+        tasks,
+        input,
+        is_open: true,
+        progress: Arc::clone(&progress),
+        taken: 0,
+        frames: Frames::default(),
+        next: None,
+        running: VecDeque::new(),
+        alone: false,
+        elsewhere: Vec::new(),
+        ending: None,
+        last: None,
+    };
+    (SftpInput { pieces: Some(pieces), progress }, control, output)
 }
 
 /// How far the session is.
@@ -73,7 +90,7 @@ struct Progress {
     has_ended: AtomicBool,
 }
 
-struct SftpInput {
+pub(super) struct SftpInput {
     /// `None` after the end.
     pieces: Option<mpsc::Sender<Bytes>>,
     progress: Arc<Progress>,
@@ -94,10 +111,17 @@ impl Stdin for SftpInput {
     }
 }
 
-struct SftpControl {
+pub(super) struct SftpControl {
     server: Arc<Server>,
     tasks: TaskTracker,
     progress: Arc<Progress>,
+}
+
+impl SftpControl {
+    /// What the session's handles begin with.
+    pub(super) fn mark(&self) -> Mark {
+        self.server.mark()
+    }
 }
 
 #[async_trait]
@@ -133,11 +157,13 @@ impl Control for SftpControl {
 /// What became of some requests.
 struct Answers {
     packets: Vec<u8>,
+    /// Requests that are not for these files after all.
+    elsewhere: Vec<Bytes>,
     /// The rest of the input is not to be looked at.
     not_greeted: bool,
 }
 
-struct SftpOutput {
+pub(super) struct SftpOutput {
     server: Arc<Server>,
     tasks: TaskTracker,
     input: mpsc::Receiver<Bytes>,
@@ -153,26 +179,61 @@ struct SftpOutput {
     running: VecDeque<JoinHandle<Answers>>,
     /// What runs must have the files to itself.
     alone: bool,
+    /// Requests that are not for these files after all, in their order.
+    elsewhere: Vec<Bytes>,
+    /// All is over; what is open is being closed.
+    ending: Option<JoinHandle<VecDeque<OutputEvent>>>,
     /// What is still to be told when all is over.
     last: Option<VecDeque<OutputEvent>>,
+}
+
+/// What comes of requests.
+pub(super) enum Step {
+    Event(OutputEvent),
+    /// Requests whose paths lead out of a mounted root, with the paths that they lead to.
+    Elsewhere(Vec<Bytes>),
 }
 
 #[async_trait]
 impl Output for SftpOutput {
     async fn next(&mut self) -> Option<OutputEvent> {
         loop {
+            match self.next_step().await? {
+                Step::Event(event) => return Some(event),
+                // Nothing leads out of a root that is all there is.
+                Step::Elsewhere(_) => {}
+            }
+        }
+    }
+}
+
+impl SftpOutput {
+    /// The next of what comes. Dropping the future loses nothing.
+    pub(super) async fn next_step(&mut self) -> Option<Step> {
+        loop {
+            if !self.elsewhere.is_empty() {
+                return Some(Step::Elsewhere(std::mem::take(&mut self.elsewhere)));
+            }
             if let Some(last) = &mut self.last {
-                return last.pop_front();
+                return last.pop_front().map(Step::Event);
+            }
+            if let Some(ending) = &mut self.ending {
+                let last = ending.await;
+                self.last = Some(last.unwrap_or_else(|error| {
+                    tracing::error!(%error, "the end of a session was not reached");
+                    VecDeque::from([OutputEvent::Eof, OutputEvent::Exit(ExitStatus::Code(1))])
+                }));
+                continue;
             }
             if let Err(reason) = self.start_what_may_run() {
-                self.end(Some(reason)).await;
+                self.end(Some(reason));
                 continue;
             }
             let may_start_more =
                 self.is_open && !self.alone && self.next.is_none() && self.running.len() < BESIDE;
             let answered = match self.running.front_mut() {
                 None if !self.is_open => {
-                    self.end(None).await;
+                    self.end(None);
                     continue;
                 }
                 None => {
@@ -197,24 +258,27 @@ impl Output for SftpOutput {
             self.alone = false;
             match answered {
                 Ok(Answers { not_greeted: true, .. }) => {
-                    self.end(Some("it does not begin as SFTP does".to_owned())).await;
+                    self.end(Some("it does not begin as SFTP does".to_owned()));
                 }
-                Ok(answers) => return Some(OutputEvent::Stdout(answers.packets.into())),
+                Ok(answers) => {
+                    self.elsewhere = answers.elsewhere;
+                    if !answers.packets.is_empty() {
+                        return Some(Step::Event(OutputEvent::Stdout(answers.packets.into())));
+                    }
+                }
                 Err(error) => {
                     tracing::error!(%error, "a request on files was not answered");
-                    self.end(Some("internal error".to_owned())).await;
+                    self.end(Some("internal error".to_owned()));
                 }
             }
         }
     }
-}
 
-impl SftpOutput {
     fn take(&mut self, piece: Option<Bytes>) {
         match piece {
             Some(piece) => {
                 self.taken += 1;
-                self.frames.feed(&piece);
+                self.frames.feed_owned(piece);
             }
             None => self.is_open = false,
         }
@@ -274,14 +338,18 @@ impl SftpOutput {
     fn run(&mut self, packets: Vec<Bytes>) {
         let server = Arc::clone(&self.server);
         self.running.push_back(self.tasks.spawn_blocking(move || {
-            let mut answers = Answers { packets: Vec::new(), not_greeted: false };
+            let mut answers =
+                Answers { packets: Vec::new(), elsewhere: Vec::new(), not_greeted: false };
             for packet in packets {
                 if server.is_cancelled.load(Ordering::Relaxed) {
                     break;
                 }
                 match server.answer(&packet) {
-                    Ok(packet) if answers.packets.is_empty() => answers.packets = packet,
-                    Ok(packet) => answers.packets.extend(packet),
+                    Ok(Done::Answer(packet)) if answers.packets.is_empty() => {
+                        answers.packets = packet;
+                    }
+                    Ok(Done::Answer(packet)) => answers.packets.extend(packet),
+                    Ok(Done::Elsewhere(request)) => answers.elsewhere.push(request.into()),
                     Err(NotGreeted) => {
                         answers.not_greeted = true;
                         break;
@@ -293,33 +361,44 @@ impl SftpOutput {
     }
 
     /// Nothing more is done: `reason`, if the client's input is not understood, or it ended.
-    async fn end(&mut self, reason: Option<String>) {
+    fn end(&mut self, reason: Option<String>) {
         self.input.close();
         self.running.clear();
         self.server.is_cancelled.store(true, Ordering::Relaxed);
         self.tasks.close();
-        self.tasks.wait().await;
         let mut complaints = Vec::new();
         if let Some(reason) = reason {
             complaints.push(format!("the client's SFTP is not understood: {reason}"));
         } else if self.frames.has_part() || !self.progress.has_ended.load(Ordering::Relaxed) {
             complaints.push("the client's input ended in the middle".to_owned());
         }
-        for (path, error) in close(&self.server).await {
-            let path = String::from_utf8_lossy(&path).escape_debug().to_string();
-            complaints.push(match error {
-                Some(error) => format!("{path} was not written: {error}"),
-                None => format!("{path} was still being written when the session ended"),
-            });
-        }
-        let code = u32::from(!complaints.is_empty());
-        let mut last: VecDeque<_> = complaints
-            .into_iter()
-            .map(|line| OutputEvent::Stderr(format!("waltgate: {line}\n").into()))
-            .collect();
-        last.extend([OutputEvent::Eof, OutputEvent::Exit(ExitStatus::Code(code))]);
-        self.last = Some(last);
+        let (server, tasks) = (Arc::clone(&self.server), self.tasks.clone());
+        self.ending = Some(tokio::spawn(async move {
+            tasks.wait().await;
+            conclusion(complaints, close(&server).await)
+        }));
     }
+}
+
+/// The last that a session says.
+fn conclusion(
+    mut complaints: Vec<String>,
+    unfinished: Vec<(Vec<u8>, Option<FileError>)>,
+) -> VecDeque<OutputEvent> {
+    for (path, error) in unfinished {
+        let path = String::from_utf8_lossy(&path).escape_debug().to_string();
+        complaints.push(match error {
+            Some(error) => format!("{path} was not written: {error}"),
+            None => format!("{path} was still being written when the session ended"),
+        });
+    }
+    let code = u32::from(!complaints.is_empty());
+    let mut last: VecDeque<_> = complaints
+        .into_iter()
+        .map(|line| OutputEvent::Stderr(format!("waltgate: {line}\n").into()))
+        .collect();
+    last.extend([OutputEvent::Eof, OutputEvent::Exit(ExitStatus::Code(code))]);
+    last
 }
 
 /// Closes all that is open; returns what was not written to its end, and why.

@@ -10,6 +10,8 @@ use super::request::Malformed;
 pub(super) struct Refusal {
     pub(super) code: u32,
     pub(super) message: String,
+    /// A path leads to another file system.
+    pub(super) crosses: bool,
 }
 
 impl Refusal {
@@ -21,21 +23,27 @@ impl Refusal {
     const UNSUPPORTED: u32 = 8;
 
     pub(super) fn end_of_file() -> Self {
-        Self { code: Self::END_OF_FILE, message: "end of file".to_owned() }
+        Self { code: Self::END_OF_FILE, message: "end of file".to_owned(), crosses: false }
     }
 
     pub(super) fn bad_handle() -> Self {
-        Self { code: Self::FAILURE, message: "no such handle".to_owned() }
+        Self::failure("no such handle")
+    }
+
+    /// A failure for which version 3 has no code.
+    pub(super) fn failure(message: impl Into<String>) -> Self {
+        Self { code: Self::FAILURE, message: message.into(), crosses: false }
     }
 
     pub(super) fn unsupported() -> Self {
-        Self { code: Self::UNSUPPORTED, message: "operation not supported".to_owned() }
+        let message = "operation not supported".to_owned();
+        Self { code: Self::UNSUPPORTED, message, crosses: false }
     }
 }
 
 impl From<Malformed> for Refusal {
     fn from(malformed: Malformed) -> Self {
-        Self { code: Self::BAD_MESSAGE, message: malformed.to_string() }
+        Self { code: Self::BAD_MESSAGE, message: malformed.to_string(), crosses: false }
     }
 }
 
@@ -53,7 +61,8 @@ impl From<FileError> for Refusal {
             FileError::System(Errno::NOSYS | Errno::OPNOTSUPP) => Self::UNSUPPORTED,
             _ => Self::FAILURE,
         };
-        Self { code, message: error.to_string() }
+        let crosses = error == FileError::System(Errno::XDEV);
+        Self { code, message: error.to_string(), crosses }
     }
 }
 

@@ -16,6 +16,11 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// What was not read yet.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     pub(super) fn byte(&mut self) -> Result<u8, Malformed> {
         Ok(self.array::<1>()?[0])
     }
@@ -58,6 +63,16 @@ impl Writer {
     /// A packet without an identifier.
     pub(super) fn packet(kind: u8) -> Self {
         Self { bytes: vec![0, 0, 0, 0, kind] }
+    }
+
+    /// A part of a packet.
+    pub(super) fn part() -> Self {
+        Self { bytes: Vec::new() }
+    }
+
+    /// The bytes of a part.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     pub(super) fn len(&self) -> usize {

@@ -56,6 +56,14 @@ impl WaltApi {
         }));
     }
 
+    /// Sets an attribute and a setting of a listed node.
+    pub(crate) fn configure_node(&self, name: &str, mac: &str, setting: &str, value: bool) {
+        let mut state = self.state.lock().unwrap();
+        let node = state.nodes.iter_mut().find(|node| node["name"] == name).unwrap();
+        node["mac"] = json!(mac);
+        node["config"][setting] = json!(value);
+    }
+
     /// Lists a node at another address from now on.
     pub(crate) fn move_node(&self, name: &str, ip: &str) {
         for node in &mut self.state.lock().unwrap().nodes {

@@ -11,13 +11,14 @@ mod handler;
 mod host_key;
 mod host_key_acceptance;
 mod ownership;
+mod persist;
 mod session;
 mod spares;
 mod upstream;
 mod upstreams;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -74,7 +75,8 @@ impl NodeBackend {
         name: NodeName,
         login: Option<Login>,
     ) -> Arc<dyn Attachment> {
-        Arc::new(NodeAttachment {
+        Arc::new_cyclic(|me| NodeAttachment {
+            me: me.clone(),
             backend: self.clone(),
             caller,
             client,
@@ -99,6 +101,8 @@ pub fn check_identity(options: &NodeOptions) -> Result<(), String> {
 }
 
 struct NodeAttachment {
+    /// For sessions that turn to the node only when they need it.
+    me: Weak<Self>,
     backend: Arc<NodeBackend>,
     caller: Caller,
     client: Arc<dyn ClientChannels>,
@@ -178,17 +182,24 @@ impl NodeAttachment {
     async fn connect_upstream(
         &self,
         node: &NodeRecord,
-        _turn: Turn<'_>,
+        turn: Turn<'_>,
     ) -> Result<Arc<Upstream>, StreamError> {
+        let connected = self.connect_if_up(node, turn).await;
+        connected.map_err(|error| StreamError::Failed(error.to_string()))
+    }
+
+    async fn connect_if_up(
+        &self,
+        node: &NodeRecord,
+        _turn: Turn<'_>,
+    ) -> Result<Arc<Upstream>, BackendError> {
         // Whoever had the turn before may have connected.
         if let Some(upstream) = self.live_upstream() {
             return Ok(upstream);
         }
         let connecting =
             self.backend.spares.connect(node, self.login_on(node), self.client.clone());
-        let upstream = connecting
-            .await
-            .map_err(|error| StreamError::Failed(self.failed(error.failure).to_string()))?;
+        let upstream = connecting.await.map_err(|error| self.failed(error.failure))?;
         self.replenish_spare();
         Ok(self.upstreams.add(upstream))
     }
@@ -212,18 +223,15 @@ impl NodeAttachment {
     fn login_on<'a>(&'a self, node: &'a NodeRecord) -> &'a Login {
         self.login.as_ref().unwrap_or(&node.login)
     }
-}
 
-#[async_trait]
-impl Attachment for NodeAttachment {
-    async fn start(
+    /// Starts a session on the node itself.
+    async fn start_on(
         &self,
+        node: &NodeRecord,
         request: &SessionRequest,
         console: &mut dyn Console,
     ) -> Result<BackendSession, BackendError> {
-        let node = self.look_up()?;
-        self.courtesy.show(&node, self.caller.account(), request, console).await?;
-        let (upstream, channel) = self.open_session(&node, console).await?;
+        let (upstream, channel) = self.open_session(node, console).await?;
         if request.agent {
             upstream.arrivals.allow_agent();
         }
@@ -239,6 +247,24 @@ impl Attachment for NodeAttachment {
             console.say(CAUTION).await;
         }
         Ok(session)
+    }
+}
+
+#[async_trait]
+impl Attachment for NodeAttachment {
+    async fn start(
+        &self,
+        request: &SessionRequest,
+        console: &mut dyn Console,
+    ) -> Result<BackendSession, BackendError> {
+        let node = self.look_up()?;
+        self.courtesy.show(&node, self.caller.account(), request, console).await?;
+        if let Some(me) = self.me.upgrade()
+            && let Some(session) = persist::start(&me, &node, self.login_on(&node), request).await?
+        {
+            return Ok(session);
+        }
+        self.start_on(&node, request, console).await
     }
 
     async fn finish(

@@ -1,7 +1,8 @@
 //! The command line that a client runs to have an scp on the other side.
 
 use super::glob;
-use crate::sftp::root::Root;
+use crate::sftp::real_path::names;
+use crate::sftp::root::{Root, below};
 
 /// Which way files go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +78,17 @@ impl Command {
         command.words.extend(words);
         command.direction = direction?;
         Some(command)
+    }
+
+    /// Whether every path in it is in the directory `name` of `/`.
+    pub fn is_within(&self, name: &[u8]) -> bool {
+        let is_within = |word: &Vec<Char>| {
+            let path = plain(word);
+            path.starts_with(b"/")
+                && !names(&path).iter().any(|name| name == b"..")
+                && below(&path, name).is_some()
+        };
+        !self.words.is_empty() && self.words.iter().all(is_within)
     }
 
     /// The paths that its words stand for. Blocks.

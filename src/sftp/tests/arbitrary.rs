@@ -11,6 +11,10 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
         Just(b"/file".to_vec()),
         Just(b"../../outside/secret".to_vec()),
         Just(b"/link/secret".to_vec()),
+        Just(b"/persist/file".to_vec()),
+        Just(b"/persist/link/secret".to_vec()),
+        Just(b"/persist/../../outside/secret".to_vec()),
+        Just(b"/".to_vec()),
         Just(b"home".to_vec()),
         prop::collection::vec(any::<u8>(), 0..20),
     ];
@@ -32,12 +36,15 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn serve(input: Vec<u8>) -> Result<(), TestCaseError> {
+fn serve(
+    input: Vec<u8>,
+    session: impl FnOnce(&Tree) -> BackendSession,
+) -> Result<(), TestCaseError> {
     let tree = Tree::new();
     std::os::unix::fs::symlink(tree.outside(), tree.path("link")).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let code = runtime.block_on(async {
-        let mut client = Client::silent(&tree);
+        let mut client = Client::of(session(&tree));
         let BackendSession { stdin, output, .. } = &mut client.session;
         let feeding = async {
             for piece in input.chunks(1000) {
@@ -71,12 +78,16 @@ proptest! {
     #[test]
     fn any_packets_come_to_an_orderly_end(packets in prop::collection::vec(packet(), 0..40)) {
         let greeting = vec![0, 0, 0, 5, 1, 0, 0, 0, 3];
-        serve(std::iter::once(greeting).chain(packets).flatten().collect())?;
+        let input: Vec<u8> = std::iter::once(greeting).chain(packets).flatten().collect();
+        serve(input.clone(), |tree| crate::sftp::serve(tree.root()))?;
+        serve(input.clone(), Tree::alone)?;
+        serve(input, |tree| tree.within(tree))?;
     }
 
     #[test]
     fn any_bytes_come_to_an_orderly_end(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
-        serve(bytes)?;
+        serve(bytes.clone(), |tree| crate::sftp::serve(tree.root()))?;
+        serve(bytes, Tree::alone)?;
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 
 /// Whatever is asked, nothing beside the root is seen or changed.
-async fn expect_shut_in(client: &mut Client, tree: &Tree, directory: &str) {
+async fn expect_shut_in(client: &mut Client, tree: &Tree, top: &str, directory: &str) {
+    let directory = format!("{top}{directory}");
+    let (bait, stolen) = (format!("{top}/bait"), format!("{top}/stolen"));
+    let (bait, stolen) = (bait.as_bytes(), stolen.as_bytes());
     let secret = format!("{directory}/secret");
     let new = format!("{directory}/new");
     let (secret, new) = (secret.as_bytes(), new.as_bytes());
@@ -21,9 +24,9 @@ async fn expect_shut_in(client: &mut Client, tree: &Tree, directory: &str) {
         client.close(&handle).await;
     }
     client.paths(14, &[new, &[0; 4]]).await;
-    client.paths(18, &[b"/bait", new]).await;
-    client.extended("posix-rename@openssh.com", &[b"/bait", secret]).await;
-    client.extended("hardlink@openssh.com", &[secret, b"/stolen"]).await;
+    client.paths(18, &[bait, new]).await;
+    client.extended("posix-rename@openssh.com", &[bait, secret]).await;
+    client.extended("hardlink@openssh.com", &[secret, stolen]).await;
     client.paths(20, &[b"x", new]).await;
     client.paths(13, &[secret]).await;
     let shut = |request: &mut Writer| {
@@ -35,20 +38,31 @@ async fn expect_shut_in(client: &mut Client, tree: &Tree, directory: &str) {
     let found: Vec<_> = fs::read_dir(tree.outside()).unwrap().map(|e| e.unwrap()).collect();
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(fs::read(tree.outside().join("secret")).unwrap(), b"secret");
-    let stolen = fs::read(tree.path("stolen")).unwrap_or_default();
-    assert_ne!(stolen, b"secret");
+    let taken = fs::read(tree.path("stolen")).unwrap_or_default();
+    assert_ne!(taken, b"secret");
 }
 
 #[tokio::test]
 async fn no_link_and_no_dots_lead_outside() {
     let tree = Tree::new();
+    let mut client = Client::greeted(&tree).await;
+    expect_no_way_out(&mut client, &tree, "").await;
+}
+
+#[tokio::test]
+async fn no_link_and_no_dots_lead_out_of_a_mounted_root() {
+    let tree = Tree::new();
+    let mut client = Client::greets(tree.alone()).await;
+    expect_no_way_out(&mut client, &tree, "/persist").await;
+}
+
+async fn expect_no_way_out(client: &mut Client, tree: &Tree, top: &str) {
     let outside = tree.outside();
     symlink(&outside, tree.path("absolute")).unwrap();
     symlink("../outside", tree.path("relative")).unwrap();
     symlink("/../../../../../../../../proc/self/cwd/..", tree.path("far")).unwrap();
     symlink("absolute", tree.path("chain")).unwrap();
     fs::write(tree.path("bait"), "bait").unwrap();
-    let mut client = Client::greeted(&tree).await;
     let outside = outside.to_str().unwrap();
     for directory in [
         "/absolute",
@@ -56,11 +70,11 @@ async fn no_link_and_no_dots_lead_outside() {
         "/chain",
         "/far",
         "/../outside",
-        "../../outside",
+        "/../../outside",
         "/home/../../outside",
         outside,
     ] {
-        expect_shut_in(&mut client, &tree, directory).await;
+        expect_shut_in(client, tree, top, directory).await;
     }
     assert_eq!(client.finish().await, 0);
 }
@@ -68,6 +82,18 @@ async fn no_link_and_no_dots_lead_outside() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_race_leads_outside() {
     let tree = Tree::new();
+    let mut client = Client::greeted(&tree).await;
+    expect_no_race_out(&mut client, &tree, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_race_leads_out_of_a_mounted_root() {
+    let tree = Tree::new();
+    let mut client = Client::greets(tree.alone()).await;
+    expect_no_race_out(&mut client, &tree, "/persist").await;
+}
+
+async fn expect_no_race_out(client: &mut Client, tree: &Tree, top: &str) {
     fs::create_dir(tree.path("real")).unwrap();
     fs::create_dir(tree.path("real/deep")).unwrap();
     symlink(tree.outside(), tree.path("trap")).unwrap();
@@ -91,10 +117,9 @@ async fn no_race_leads_outside() {
             swaps
         })
     };
-    let mut client = Client::greeted(&tree).await;
     for _ in 0..150 {
-        expect_shut_in(&mut client, &tree, "/real").await;
-        expect_shut_in(&mut client, &tree, "/real/deep/../../../outside").await;
+        expect_shut_in(client, tree, top, "/real").await;
+        expect_shut_in(client, tree, top, "/real/deep/../../../outside").await;
         fs::remove_file(tree.path("stolen")).ok();
         fs::write(tree.path("bait"), "bait").unwrap();
     }

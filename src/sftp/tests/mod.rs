@@ -5,6 +5,7 @@ mod hostile;
 mod operations;
 mod protocol;
 mod scp;
+mod split;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -65,6 +66,8 @@ impl Tree {
 /// A client of a session.
 struct Client {
     session: BackendSession,
+    /// What came while something was being sent.
+    came: VecDeque<OutputEvent>,
     frames: Frames,
     answers: VecDeque<Bytes>,
     stderr: String,
@@ -75,7 +78,11 @@ struct Client {
 impl Client {
     /// One that has greeted.
     async fn greeted(tree: &Tree) -> Self {
-        let mut client = Self::silent(tree);
+        Self::greets(super::serve(tree.root())).await
+    }
+
+    async fn greets(session: BackendSession) -> Self {
+        let mut client = Self::of(session);
         let mut greeting = Writer::packet(1);
         greeting.uint32(3);
         client.send(greeting.finish()).await;
@@ -90,6 +97,7 @@ impl Client {
     fn of(session: BackendSession) -> Self {
         Self {
             session,
+            came: VecDeque::new(),
             frames: Frames::default(),
             answers: VecDeque::new(),
             stderr: String::new(),
@@ -99,7 +107,27 @@ impl Client {
     }
 
     async fn send(&mut self, bytes: impl Into<Bytes>) {
-        self.session.stdin.write(bytes.into()).await.unwrap();
+        let BackendSession { stdin, output, .. } = &mut self.session;
+        let mut sending = stdin.write(bytes.into());
+        let mut is_open = true;
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => return sent.unwrap(),
+                event = output.next(), if is_open => match event {
+                    Some(event) => self.came.push_back(event),
+                    None => is_open = false,
+                },
+            }
+        }
+    }
+
+    /// The next of what comes.
+    async fn next(&mut self) -> Option<OutputEvent> {
+        match self.came.pop_front() {
+            Some(event) => Some(event),
+            None => self.session.output.next().await,
+        }
     }
 
     /// The next packet.
@@ -108,8 +136,9 @@ impl Client {
             if let Some(answer) = self.frames.next_frame().unwrap() {
                 return answer;
             }
-            match self.session.output.next().await {
+            match self.next().await {
                 Some(OutputEvent::Stdout(bytes)) => self.frames.feed(&bytes),
+                Some(OutputEvent::Stderr(text)) => self.stderr += &String::from_utf8_lossy(&text),
                 other => panic!("instead of an answer: {other:?}"),
             }
         }
@@ -212,7 +241,7 @@ impl Client {
     }
 
     async fn drain(&mut self) -> u32 {
-        while let Some(event) = self.session.output.next().await {
+        while let Some(event) = self.next().await {
             match event {
                 OutputEvent::Stdout(bytes) => self.answers.push_back(bytes),
                 OutputEvent::Stderr(text) => self.stderr += &String::from_utf8_lossy(&text),

@@ -57,7 +57,8 @@ fn the_example_file_is_complete_and_right_even_where_it_is_commented_out() {
         node_defaults.host_key_alias node_defaults.host_key_policy \
         node_defaults.connect_seconds node_defaults.boot_wait_seconds \
         node_defaults.spare_connections node_defaults.other_owner \
-        node_defaults.persist_root nodes.*.address nodes.*.login nodes.*.mac nodes.*.persist \
+        node_defaults.persist_root node_defaults.persist_owner nodes.*.address nodes.*.login \
+        nodes.*.mac nodes.*.persist \
         nodes.*.boot_mode nodes.*.host_key_policy engine.kind engine.socket \
         image_defaults.hostname image_defaults.memory image_defaults.pids \
         image_defaults.network image_defaults.keep_unsaved_hours \

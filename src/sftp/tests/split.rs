@@ -1,0 +1,199 @@
+//! A mounted root and what is around it, in one view.
+
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rustix::fs::{Mode, OFlags};
+
+use super::*;
+use crate::backend::Console;
+use crate::sftp::split::{Surroundings, serve};
+
+/// Around the root is another tree, or nobody answers.
+struct Around(Option<PathBuf>);
+
+#[async_trait]
+impl Surroundings for Around {
+    fn name(&self) -> String {
+        "node rpi1".to_owned()
+    }
+
+    async fn open(&self, _: bool, _: &mut dyn Console) -> Result<BackendSession, String> {
+        let path = self.0.as_ref().ok_or("connection refused")?;
+        Ok(crate::sftp::serve(Root::open(path, b"/home").unwrap()))
+    }
+}
+
+impl Tree {
+    fn mounted(&self) -> Root {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(self.path(""), flags, Mode::empty()).unwrap();
+        Root::mounted(directory, b"persist", None)
+    }
+
+    /// A session with this tree at `/persist`, and nothing around it that answers.
+    pub(super) fn alone(&self) -> BackendSession {
+        serve(self.mounted(), Arc::new(Around(None))).unwrap()
+    }
+
+    /// A session with this tree at `/persist` of another one.
+    pub(super) fn within(&self, other: &Tree) -> BackendSession {
+        serve(self.mounted(), Arc::new(Around(Some(other.path(""))))).unwrap()
+    }
+}
+
+impl Client {
+    async fn names_in(&mut self, path: &[u8]) -> Vec<String> {
+        let (kind, answer) = self.ask(11, |request| request.string(path)).await;
+        assert_eq!(kind, 102);
+        let handle = answer.slice(4..);
+        let mut names = Vec::new();
+        loop {
+            let (kind, answer) = self.ask(12, |request| request.string(&handle)).await;
+            let mut reader = Reader::new(&answer);
+            let count = reader.uint32().unwrap();
+            if kind == 101 {
+                assert_eq!(count, EOF);
+                break;
+            }
+            for _ in 0..count {
+                names.push(String::from_utf8(reader.string().unwrap().to_owned()).unwrap());
+                reader.string().unwrap();
+                crate::sftp::attributes::Attributes::read(&mut reader).unwrap();
+            }
+        }
+        assert_eq!(self.close(&handle).await, OK);
+        names.retain(|name| name != "." && name != "..");
+        names.sort();
+        names
+    }
+}
+
+#[tokio::test]
+async fn the_root_is_among_what_is_around_it() {
+    let (disk, node) = (Tree::new(), Tree::new());
+    fs::write(disk.path("here"), "").unwrap();
+    fs::write(node.path("there"), "").unwrap();
+    let mut client = Client::greets(disk.within(&node)).await;
+    assert_eq!(client.names_in(b"/").await, ["home", "persist", "there"]);
+    assert_eq!(client.names_in(b"/persist").await, ["here", "home"]);
+    assert_eq!(client.names_in(b"/persist/..").await, ["home", "persist", "there"]);
+    // The node mounts it itself.
+    fs::create_dir(node.path("persist")).unwrap();
+    assert_eq!(client.names_in(b"//.").await, ["home", "persist", "there"]);
+    assert_eq!(client.finish().await, 0);
+}
+
+#[tokio::test]
+async fn paths_cross_the_border_as_on_one_machine() {
+    let (disk, node) = (Tree::new(), Tree::new());
+    fs::create_dir_all(disk.path("a/b")).unwrap();
+    fs::create_dir_all(node.path("far/deep")).unwrap();
+    symlink("far/deep", node.path("link")).unwrap();
+    symlink("/far", disk.path("away")).unwrap();
+    symlink("../../far/deep", disk.path("a/up")).unwrap();
+    symlink("/persist/a", disk.path("same")).unwrap();
+    symlink("loop", disk.path("loop")).unwrap();
+    let mut client = Client::greets(disk.within(&node)).await;
+    for (path, leads_to) in [
+        (".", "/home"),
+        ("", "/home"),
+        ("new", "/home/new"),
+        ("../persist/a", "/persist/a"),
+        ("/persist", "/persist"),
+        ("/persist/", "/persist"),
+        ("/persist/a/../../far", "/far"),
+        ("/persist/../persist/a", "/persist/a"),
+        ("/far/../persist/a/b/..", "/persist/a"),
+        ("/link/../../persist/a", "/persist/a"),
+        ("/persist/away/deep", "/far/deep"),
+        ("/persist/a/up", "/far/deep"),
+        ("/persist/same/b", "/persist/a/b"),
+        ("/persist/../..", "/"),
+        ("/persistent", "/persistent"),
+    ] {
+        let found = client.name(16, path.as_bytes()).await;
+        assert_eq!(found.as_deref(), Ok(leads_to.as_bytes()), "{path}");
+    }
+    assert_eq!(client.name(16, b"/persist/loop/x").await, Err(NO_SUCH_FILE));
+    assert_eq!(client.finish().await, 0);
+}
+
+#[tokio::test]
+async fn requests_on_both_sides_fail_as_between_file_systems() {
+    let (disk, node) = (Tree::new(), Tree::new());
+    fs::write(disk.path("here"), "here").unwrap();
+    fs::write(node.path("there"), "there").unwrap();
+    symlink("/home", disk.path("away")).unwrap();
+    let mut client = Client::greets(disk.within(&node)).await;
+    let (here, there): (&[u8], &[u8]) = (b"/persist/here", b"/there");
+    for (from, to) in [(here, &b"/new"[..]), (there, b"/persist/new"), (here, b"/persist/away/x")] {
+        assert_eq!(client.paths(18, &[from, to]).await, FAILURE);
+        assert_eq!(client.extended("posix-rename@openssh.com", &[from, to]).await, FAILURE);
+        assert_eq!(client.extended("hardlink@openssh.com", &[from, to]).await, FAILURE);
+    }
+    let near = client.open(here, READ).await.unwrap();
+    let far = client.open(b"/copy", WRITE | CREATE).await.unwrap();
+    let copy = |request: &mut Writer| {
+        request.string(b"copy-data");
+        request.string(&near);
+        request.uint64(0);
+        request.uint64(0);
+        request.string(&far);
+        request.uint64(0);
+    };
+    assert_eq!(client.status(200, copy).await, FAILURE);
+    assert_eq!(client.write(&far, 0, b"far").await, OK);
+    assert_eq!(client.read(&near, 0, 9).await.unwrap(), "here");
+    assert_eq!(client.close(&near).await, OK);
+    assert_eq!(client.close(&far).await, OK);
+    // Both on the far side, by a link of the near one.
+    assert_eq!(client.paths(18, &[b"/copy", b"/home/moved"]).await, OK);
+    let moved = [&b"/persist/away/moved"[..], b"/persist/away/again"];
+    assert_eq!(client.paths(18, &moved).await, OK);
+    assert_eq!(fs::read(node.path("home/again")).unwrap(), b"far");
+    assert_eq!(fs::read(disk.path("here")).unwrap(), b"here");
+    assert_eq!(client.finish().await, 0);
+}
+
+#[tokio::test]
+async fn handles_of_one_session_and_side_are_no_others() {
+    let (disk, node) = (Tree::new(), Tree::new());
+    fs::write(disk.path("here"), "here").unwrap();
+    let mut client = Client::greets(disk.within(&node)).await;
+    let mut other = Client::greets(disk.within(&node)).await;
+    let near = client.open("/persist/here", READ).await.unwrap();
+    assert_eq!(other.read(&near, 0, 4).await, Err(FAILURE));
+    assert_eq!(other.close(&near).await, FAILURE);
+    assert_eq!(other.read(b"", 0, 4).await, Err(FAILURE));
+    assert_eq!(client.read(&near, 0, 4).await.unwrap(), "here");
+    assert_eq!(other.finish().await, 0);
+}
+
+#[tokio::test]
+async fn without_surroundings_the_rest_is_said_to_be_off() {
+    let disk = Tree::new();
+    fs::write(disk.path("here"), "here").unwrap();
+    let mut client = Client::greets(disk.alone()).await;
+    let near = client.open("/persist/here", READ).await.unwrap();
+    assert_eq!(client.read(&near, 0, 4).await.unwrap(), "here");
+    client.request(17, |request| request.string(b"/etc")).await;
+    assert_eq!(client.answer().await[0], 101);
+    assert_eq!(client.stderr, "waltgate: node rpi1 does not answer: connection refused\n");
+    assert_eq!(client.names_in(b"/").await, ["persist"]);
+    assert_eq!(client.name(16, b".").await.unwrap(), b"/");
+    assert_eq!(client.name(16, b"/persist/..").await.unwrap(), b"/");
+    assert_eq!(client.name(16, b"/etc/../persist").await.unwrap(), b"/persist");
+    assert_eq!(client.open("/etc/passwd", READ).await, Err(FAILURE));
+    assert_eq!(client.finish().await, 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_makes_no_sense_ends_the_session() {
+    let (disk, node) = (Tree::new(), Tree::new());
+    let mut client = Client::greets(disk.within(&node)).await;
+    client.send(vec![0xff; 20]).await;
+    assert_eq!(client.drain().await, 1);
+    assert!(client.stderr.contains("not understood"), "{}", client.stderr);
+}

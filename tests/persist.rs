@@ -1,0 +1,379 @@
+//! /persist of nodes, served from the server's own disk, with stock clients.
+//!
+//! In most tests the directory that the gateway serves is not the one that the node mounts, so that
+//! it shows which of the two served a file.
+
+#![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use support::process::bound_command;
+use support::{Gateway, GatewaySetup, Node, Testbed, WaltApi};
+
+const MAC: &str = "52:54:00:bb:1b:b9";
+
+/// A directory of the server, served as /persist of a node.
+fn disk(testbed: &Testbed) -> PathBuf {
+    let disk = testbed.path("disk");
+    fs::create_dir_all(&disk).unwrap();
+    disk
+}
+
+fn with_disk<'a>(testbed: &'a Testbed, node: &Node) -> GatewaySetup<'a> {
+    let persist = format!("persist = {:?}", disk(testbed));
+    testbed.gateway().node_with(node, &persist)
+}
+
+/// A node that is up, and what is served as its /persist.
+fn one_node() -> (Testbed, Node, Gateway, PathBuf) {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let gateway = with_disk(&testbed, &node).start();
+    let disk = disk(&testbed);
+    (testbed, node, gateway, disk)
+}
+
+/// The same, switched off.
+fn one_node_off() -> (Testbed, Node, Gateway, PathBuf) {
+    let testbed = Testbed::new();
+    let node = testbed.sshd_off("rpi1");
+    let gateway = with_disk(&testbed, &node).start();
+    let disk = disk(&testbed);
+    (testbed, node, gateway, disk)
+}
+
+fn data() -> Vec<u8> {
+    (0..1_000_003_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect()
+}
+
+#[test]
+fn scp_copies_both_ways_from_disk_whether_the_node_is_on_or_off() {
+    for (testbed, _node, gateway, disk) in [one_node(), one_node_off()] {
+        let local = testbed.write("local", data()).display().to_string();
+        let back = testbed.path("back");
+        for protocol in ["-s", "-O"] {
+            let name = format!("there{protocol}");
+            let there = format!("REMOTE:/persist/{name}");
+            gateway.scp("rpi1", &[protocol, &local, &there]).run().expect_success();
+            assert!(fs::read(disk.join(&name)).unwrap() == data());
+            let arguments = [protocol, &there, back.to_str().unwrap()];
+            gateway.scp("rpi1", &arguments).run().expect_success();
+            assert!(fs::read(&back).unwrap() == data());
+        }
+        gateway.scp("rpi1", &[&local, "REMOTE:/persist/"]).run().expect_success();
+        assert!(fs::read(disk.join("local")).unwrap() == data());
+    }
+}
+
+#[test]
+fn one_session_reaches_both_sides() {
+    let (testbed, node, gateway, disk) = one_node();
+    let local = testbed.write("local", "content").display().to_string();
+    let back = testbed.path("back");
+    let batch = format!(
+        "put {local} in-home\n\
+         cd /persist\n\
+         put {local} here\n\
+         mkdir sub\n\
+         cd sub\n\
+         put {local} ../../etc/there\n\
+         put {local} ../beside\n\
+         cd /etc\n\
+         put {local} ../persist/sub/deep\n\
+         get hostname {back}\n\
+         ls -1 /\n\
+         pwd\n\
+         cd ../persist/sub/..\n\
+         pwd\n\
+         cd ..\n\
+         pwd\n",
+        back = back.display()
+    );
+    let said = gateway.sftp("rpi1", &batch).run().expect_success();
+    for name in ["here", "beside", "sub/deep"] {
+        assert_eq!(fs::read_to_string(disk.join(name)).unwrap(), "content", "{name}");
+    }
+    assert_eq!(fs::read_dir(node.persist()).unwrap().count(), 0);
+    assert_eq!(fs::read_to_string(back).unwrap(), "rpi1\n");
+    let text = said.text();
+    let working: Vec<_> =
+        text.lines().filter(|line| line.starts_with("Remote working directory")).collect();
+    let is = |path| format!("Remote working directory: {path}");
+    assert_eq!(working, [is("/etc"), is("/persist"), is("/")]);
+    assert_eq!(text.lines().filter(|line| *line == "/persist").count(), 1, "{text}");
+    assert!(text.lines().any(|line| line == "/etc"), "{text}");
+    let on_node = gateway.ssh("rpi1").command("cat /root/in-home /etc/there").run();
+    on_node.expect_success().expect_stdout("contentcontent");
+}
+
+#[test]
+fn what_is_on_the_other_side_cannot_be_renamed_or_linked() {
+    let (_testbed, _node, gateway, disk) = one_node();
+    fs::write(disk.join("file"), "file").unwrap();
+    for command in [
+        "rename /persist/file /root/file",
+        "rename /etc/hostname /persist/hostname",
+        "ln /persist/file /root/file",
+        "rm /persist",
+        "rename /persist /root/p",
+    ] {
+        let said = gateway.sftp("rpi1", &format!("{command}\n")).run();
+        assert_ne!(said.code, Some(0), "{command}");
+    }
+    assert_eq!(fs::read_dir(&disk).unwrap().count(), 1);
+    gateway.sftp("rpi1", "rename /persist/file /persist/renamed\n").run().expect_success();
+    assert_eq!(fs::read_to_string(disk.join("renamed")).unwrap(), "file");
+}
+
+#[test]
+fn while_the_node_is_off_the_rest_says_so_and_persist_works() {
+    let (testbed, mut node, gateway, disk) = one_node_off();
+    let local = testbed.write("local", "content").display().to_string();
+    let batch = format!(
+        "ls -1 /\ncd /persist\nput {local} kept\nls -l /persist\n-get /etc/hostname\ncd ..\npwd\n"
+    );
+    let said = gateway.sftp("rpi1", &batch).run().expect_success();
+    assert_eq!(fs::read_to_string(disk.join("kept")).unwrap(), "content");
+    let text = said.text();
+    assert!(text.lines().any(|line| line == "/persist"), "{text}");
+    assert!(text.contains("Remote working directory: /\n"), "{text}");
+    said.expect_stderr_with(&["waltgate:", "node rpi1 does not answer", "refused"]);
+
+    let copied = gateway.sftp("rpi1", "get /etc/hostname /dev/null\n").run().expect_code(1);
+    copied.expect_stderr_with(&["node rpi1 does not answer"]);
+
+    node.start();
+    gateway.sftp("rpi1", "ls /etc/hostname\nls /persist/kept\n").run().expect_success();
+}
+
+#[test]
+fn a_copy_to_the_rest_of_a_booting_node_waits_for_it() {
+    let (testbed, mut node, gateway, _disk) = one_node_off();
+    let local = testbed.write("local", "content").display().to_string();
+    let copy = gateway.scp("rpi1", &[&local, "REMOTE:/tmp/copy"]).start();
+    copy.expect_stderr("waiting up to");
+    node.start();
+    copy.finish().expect_success();
+    gateway.ssh("rpi1").command("cat /tmp/copy").run().expect_stdout("content");
+}
+
+#[test]
+fn a_node_that_goes_away_takes_only_its_own_files_with_it() {
+    let (testbed, mut node, gateway, disk) = one_node();
+    let local = testbed.write("local", "content").display().to_string();
+    let mut session = gateway.sftp("rpi1", "").start();
+    session.send("cd /etc\nls -1 hostname\n");
+    session.expect_stdout("\nhostname");
+    node.unplug();
+    session.send(format!("-ls /etc\nput {local} /persist/after\nls -1 /persist\n"));
+    session.expect_stdout("\n/persist/after");
+    assert_eq!(fs::read_to_string(disk.join("after")).unwrap(), "content");
+    drop(session.finish());
+}
+
+#[test]
+fn links_lead_where_the_node_sees_them_lead() {
+    let (testbed, _node, gateway, disk) = one_node();
+    fs::create_dir(disk.join("sub")).unwrap();
+    fs::write(disk.join("file"), "on disk").unwrap();
+    symlink("/etc", disk.join("away")).unwrap();
+    symlink("../../etc/hostname", disk.join("sub/name")).unwrap();
+    symlink("/persist/file", disk.join("absolute")).unwrap();
+    symlink("/root/new", disk.join("dangling")).unwrap();
+    let local = testbed.write("local", "put").display().to_string();
+    for (path, content) in [
+        ("/persist/away/hostname", "rpi1\n"),
+        ("/persist/sub/name", "rpi1\n"),
+        ("/persist/absolute", "on disk"),
+    ] {
+        let back = testbed.path("back");
+        gateway.sftp("rpi1", &format!("get {path} {}\n", back.display())).run().expect_success();
+        assert_eq!(fs::read_to_string(back).unwrap(), content, "{path}");
+    }
+    gateway.sftp("rpi1", &format!("put {local} /persist/dangling\n")).run().expect_success();
+    gateway.ssh("rpi1").command("cat /root/new").run().expect_stdout("put");
+    assert!(!Path::new("/root/new").exists());
+}
+
+#[test]
+fn interrupted_transfers_are_resumed() {
+    let (testbed, _node, gateway, disk) = one_node_off();
+    let data = data();
+    let local = testbed.write("local", &data).display().to_string();
+    fs::write(disk.join("part"), &data[..300_000]).unwrap();
+    let back = testbed.write("back", &data[..400_000]);
+    let batch = format!("reput {local} /persist/part\nreget /persist/part {}\n", back.display());
+    gateway.sftp("rpi1", &batch).run().expect_success();
+    assert!(fs::read(disk.join("part")).unwrap() == data);
+    assert!(fs::read(back).unwrap() == data);
+}
+
+#[test]
+fn the_directory_is_found_by_the_mac_through_one_link_beneath_the_root() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd_off("rpi1");
+    let root = testbed.path("walt");
+    let of_node = root.join(MAC);
+    fs::create_dir_all(of_node.join("persist_dirs/alice")).unwrap();
+    symlink("persist_dirs/alice", of_node.join("persist")).unwrap();
+    let gateway = testbed
+        .gateway()
+        .more_node_defaults(&format!("persist_root = {root:?}\nboot_wait_seconds = 0"))
+        .node_with(&node, &format!("mac = {MAC:?}"))
+        .start();
+    let local = testbed.write("local", "content").display().to_string();
+    let put = || gateway.scp("rpi1", &[&local, "REMOTE:/persist/file"]).run();
+    put().expect_success();
+    assert_eq!(fs::read_to_string(of_node.join("persist_dirs/alice/file")).unwrap(), "content");
+
+    let outside = testbed.path("outside");
+    fs::create_dir(&outside).unwrap();
+    for target in [outside.as_path(), Path::new("../../outside")] {
+        fs::remove_file(of_node.join("persist")).unwrap();
+        symlink(target, of_node.join("persist")).unwrap();
+        assert_ne!(put().code, Some(0));
+        let said = gateway.scp("rpi1", &["-O", &local, "REMOTE:/persist/file"]).run();
+        assert_ne!(said.code, Some(0));
+    }
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn a_node_without_persist_says_so() {
+    let testbed = Testbed::new();
+    let root = testbed.path("walt");
+    fs::create_dir_all(root.join(MAC).join("persist")).unwrap();
+    let api = WaltApi::start();
+    api.add_node("rpi1", "127.0.0.1", "alice/pc:latest", true);
+    api.configure_node("rpi1", MAC, "mount.persist", false);
+    let gateway = testbed
+        .gateway()
+        .more_node_defaults(&format!("persist_root = {root:?}"))
+        .tables(&api.table())
+        .start();
+    let local = testbed.write("local", "content").display().to_string();
+    let said = gateway.scp("rpi1", &["-O", &local, "REMOTE:/persist/file"]).run();
+    assert_ne!(said.code, Some(0));
+    said.expect_stderr_with(&["/persist of node rpi1", "it has none", "mount.persist"]);
+    assert_eq!(fs::read_dir(root.join(MAC).join("persist")).unwrap().count(), 0);
+}
+
+#[test]
+fn other_logins_than_root_get_no_more_than_the_node_gives_them() {
+    let (_testbed, _node, gateway, disk) = one_node_off();
+    fs::write(disk.join("file"), "file").unwrap();
+    let said = gateway
+        .scp("nobody.rpi1", &["-o", "ConnectTimeout=30", "-O", "REMOTE:/persist/file", "/dev/null"])
+        .start();
+    // It waits for the node.
+    said.expect_stderr("waiting up to");
+    said.kill();
+}
+
+#[test]
+fn files_belong_to_root_or_to_whom_the_configuration_says() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd_off("rpi1");
+    let local = testbed.write("local", "content");
+    fs::set_permissions(&local, fs::Permissions::from_mode(0o640)).unwrap();
+    let local = local.display().to_string();
+    for (lines, owner) in [("", (0, 0)), ("persist_owner = \"1234:5678\"", (1234, 5678))] {
+        let disk = disk(&testbed);
+        let gateway = testbed.gateway().node_with(&node, &format!("persist = {disk:?}\n{lines}"));
+        let gateway = gateway.start();
+        let batch = format!(
+            "put {local} /persist/file{0}\nmkdir /persist/sub{0}\nln -s file /persist/link{0}\n",
+            owner.0
+        );
+        gateway.sftp("rpi1", &batch).run().expect_success();
+        for name in ["file", "sub", "link"] {
+            let made = fs::symlink_metadata(disk.join(format!("{name}{}", owner.0))).unwrap();
+            assert_eq!((made.uid(), made.gid()), owner, "{name}");
+        }
+        let made = fs::metadata(disk.join(format!("file{}", owner.0))).unwrap();
+        assert_eq!(made.mode() & 0o7777, 0o640);
+    }
+}
+
+#[test]
+fn lftp_mirrors_both_ways_and_lists_the_top() {
+    let (testbed, _node, gateway, disk) = one_node();
+    let tree = testbed.path("tree");
+    fs::create_dir_all(tree.join("a/b")).unwrap();
+    for number in 0..50 {
+        fs::write(tree.join(format!("a/b/{number}")), format!("{number}")).unwrap();
+    }
+    let back = testbed.path("back");
+    let (config, address) = (testbed.path("ssh_config"), gateway.address());
+    let commands = format!(
+        "set sftp:connect-program 'ssh -a -x -F {} -p {}'; set net:max-retries 1; \
+         open -u rpi1, sftp://{}; mirror -R {} /persist/tree; mirror /persist/tree {}; \
+         ls /; cat /etc/hostname",
+        config.display(),
+        address.port(),
+        address.ip(),
+        tree.display(),
+        back.display(),
+    );
+    let lftp = bound_command("lftp").args(["--norc", "-c", &commands]).output().unwrap();
+    assert!(lftp.status.success(), "{}", String::from_utf8_lossy(&lftp.stderr));
+    assert_eq!(fs::read_to_string(disk.join("tree/a/b/49")).unwrap(), "49");
+    assert_eq!(fs::read_dir(back.join("a/b")).unwrap().count(), 50);
+    let said = String::from_utf8_lossy(&lftp.stdout).into_owned();
+    assert!(said.contains("persist") && said.contains("etc") && said.contains("rpi1"), "{said}");
+}
+
+#[test]
+fn both_sides_are_mounted_with_sshfs() {
+    let (testbed, _node, gateway, disk) = one_node();
+    let here = testbed.path("mounted");
+    fs::create_dir(&here).unwrap();
+    let there = format!("rpi1@{}:/", gateway.address().ip());
+    let config = testbed.path("ssh_config").display().to_string();
+    let port = gateway.address().port().to_string();
+    let sshfs =
+        bound_command("sshfs").args(["-F", &config, "-p", &port, &there]).arg(&here).output();
+    let sshfs = sshfs.unwrap();
+    assert!(sshfs.status.success(), "{}", String::from_utf8_lossy(&sshfs.stderr));
+    fs::create_dir(here.join("persist/d")).unwrap();
+    fs::write(here.join("persist/d/data"), data()).unwrap();
+    fs::rename(here.join("persist/d/data"), here.join("persist/data")).unwrap();
+    assert!(fs::read(here.join("persist/data")).unwrap() == data());
+    assert!(fs::rename(here.join("persist/data"), here.join("tmp/data")).is_err());
+    assert_eq!(fs::read_to_string(here.join("etc/hostname")).unwrap(), "rpi1\n");
+    let names = fs::read_dir(&here).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().any(|name| name == "persist"));
+    assert!(bound_command("fusermount3").arg("-u").arg(&here).status().unwrap().success());
+    assert!(fs::read(disk.join("data")).unwrap() == data());
+}
+
+#[test]
+fn rsync_goes_through_the_node() {
+    let (testbed, node, gateway, disk) = one_node();
+    let local = testbed.write("local", "content").display().to_string();
+    let address = gateway.address();
+    let config = testbed.path("ssh_config");
+    let ssh = format!("ssh -F {} -p {}", config.display(), address.port());
+    let there = format!("rpi1@{}:/persist/", address.ip());
+    let rsync = bound_command("rsync").args(["-e", &ssh, &local, &there]).output().unwrap();
+    assert!(rsync.status.success(), "{}", String::from_utf8_lossy(&rsync.stderr));
+    assert_eq!(fs::read_to_string(node.persist().join("local")).unwrap(), "content");
+    assert_eq!(fs::read_dir(disk).unwrap().count(), 0);
+}
+
+#[test]
+fn a_dropbear_node_has_the_same_view() {
+    let testbed = Testbed::new();
+    let node = testbed.dropbear("rpi1");
+    let gateway = with_disk(&testbed, &node).start();
+    let local = testbed.write("local", "content").display().to_string();
+    let batch = format!(
+        "ls -1 /\nput {local} /persist/file\nput {local} /tmp/file\nls -l /etc/hostname\nls -la /persist\n"
+    );
+    gateway.sftp("rpi1", &batch).run().expect_success();
+    assert_eq!(fs::read_to_string(disk(&testbed).join("file")).unwrap(), "content");
+}
