@@ -17,7 +17,7 @@ use crate::auth::{AuthSetupError, Authenticator};
 use crate::backend::image::catalogue::Catalogue;
 use crate::backend::image::{BINFMT_MISC, ImageBackend, ImageParts};
 use crate::backend::lobby::Lobby;
-use crate::backend::node::NodeBackend;
+use crate::backend::node::{NodeBackend, NodeSet, SetAccess};
 use crate::backend::{Attachment, Backend, BackendError, Caller, ClientChannels};
 use crate::config::{Config, HostKeyPolicy};
 use crate::inventory::static_toml::StaticInventory;
@@ -273,9 +273,15 @@ impl Backends {
     ) -> Result<Arc<dyn Attachment>, BackendError> {
         match target.single() {
             Some(name) => Ok(self.nodes.attach(caller, client, name.clone(), target.login.clone())),
-            None => Err(BackendError::Unsupported(
-                "several nodes at once are not supported yet; name one node".to_owned(),
-            )),
+            None => {
+                let (identity, authenticator) =
+                    (caller.identity.clone(), self.authenticator.clone());
+                let allows: SetAccess = Box::new(move |selector, name| {
+                    authenticator.allows_node(&identity, selector, name)
+                });
+                let set = NodeSet::new(target.clone(), allows);
+                Ok(self.nodes.attach_set(caller, client, set))
+            }
         }
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::wildcard;
 use crate::config::Config;
-use crate::names::AccountName;
-use crate::target::{ImageName, Target};
+use crate::names::{AccountName, NodeName};
+use crate::target::{ImageName, NodeSelector, Target};
 
 /// The `allow` patterns of `[accounts.*]`.
 #[derive(Debug)]
@@ -24,7 +24,8 @@ impl AllowLists {
         Self { patterns }
     }
 
-    /// Whether `account` may use `target`: all of it, if it is several nodes.
+    /// Whether `account` may use `target`: all of it, if it is several nodes. A keyword stands for
+    /// those of its nodes that the account may use, which may be none.
     pub(super) fn allow(&self, account: &AccountName, target: &Target) -> bool {
         let Some(patterns) = self.patterns.get(account) else {
             return true;
@@ -32,11 +33,28 @@ impl AllowLists {
         let allowed = |name: &str| patterns.iter().any(|pattern| wildcard::matches(pattern, name));
         match target {
             Target::Lobby(lobby) => allowed(lobby.as_str()),
-            Target::Nodes(nodes) => {
-                nodes.selectors.iter().all(|selector| allowed(&selector.to_string()))
-            }
+            Target::Nodes(nodes) => nodes.selectors.iter().all(|selector| match selector {
+                NodeSelector::Name(name) => allowed(name.as_str()),
+                NodeSelector::MyNodes | NodeSelector::FreeNodes | NodeSelector::AllNodes => true,
+            }),
             Target::Image(image) => image_names(image).iter().any(|name| allowed(name)),
         }
+    }
+
+    /// Whether `account` may use a node that `by` stands for: by its name, or by the keyword.
+    pub(super) fn allow_node(
+        &self,
+        account: &AccountName,
+        by: &NodeSelector,
+        node: &NodeName,
+    ) -> bool {
+        let Some(patterns) = self.patterns.get(account) else {
+            return true;
+        };
+        let by = by.to_string();
+        patterns.iter().any(|pattern| {
+            wildcard::matches(pattern, node.as_str()) || wildcard::matches(pattern, &by)
+        })
     }
 }
 
@@ -54,7 +72,7 @@ fn image_names(image: &ImageName) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::names::Login;
-    use crate::target::{NodeSelector, NodesTarget};
+    use crate::target::NodesTarget;
 
     fn lists(patterns: &[&str]) -> AllowLists {
         let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
@@ -102,10 +120,15 @@ mod tests {
     }
 
     #[test]
-    fn keywords_are_matched_as_they_are_written() {
-        assert!(allows(&["my-nodes"], &nodes(&["my-nodes"])));
-        assert!(!allows(&["rpi*"], &nodes(&["all-nodes"])));
-        assert!(!allows(&["my-nodes"], &nodes(&["all-nodes"])));
+    fn a_keyword_stands_for_the_nodes_that_are_allowed() {
+        assert!(allows(&["rpi*"], &nodes(&["all-nodes"])));
+        let allows = |patterns: &[&str], by: NodeSelector, node: &str| {
+            lists(patterns).allow_node(&"alice".parse().unwrap(), &by, &node.parse().unwrap())
+        };
+        assert!(allows(&["rpi*"], NodeSelector::AllNodes, "rpi1"));
+        assert!(!allows(&["rpi*"], NodeSelector::AllNodes, "pc1"));
+        assert!(allows(&["my-nodes"], NodeSelector::MyNodes, "pc1"));
+        assert!(!allows(&["my-nodes"], NodeSelector::AllNodes, "pc1"));
     }
 
     #[test]

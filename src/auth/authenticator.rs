@@ -14,8 +14,8 @@ use super::key_files::KeyFiles;
 use super::passwords::Passwords;
 use super::{HashPasswordError, Identity, Restrictions, certificate};
 use crate::config::Config;
-use crate::names::AccountName;
-use crate::target::Target;
+use crate::names::{AccountName, NodeName};
+use crate::target::{NodeSelector, Target};
 
 /// Why no client could be authenticated as configured.
 #[derive(Debug, thiserror::Error)]
@@ -191,9 +191,15 @@ impl Authenticator {
     }
 
     /// Whether `[accounts.NAME] allow` lets a client use a target. A set of nodes is allowed if
-    /// each of them is.
+    /// each one that is named is; of a keyword's nodes [`Authenticator::allows_node`] tells.
     pub fn allows(&self, identity: &Identity, target: &Target) -> bool {
         self.allow_lists.allow(&identity.account, target)
+    }
+
+    /// Whether a client may use a node that a part of a set stands for: by the node's name, or by
+    /// the keyword that brings it in.
+    pub fn allows_node(&self, identity: &Identity, by: &NodeSelector, node: &NodeName) -> bool {
+        self.allow_lists.allow_node(&identity.account, by, node)
     }
 }
 

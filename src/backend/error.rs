@@ -53,6 +53,14 @@ pub enum BackendError {
         /// Says how old the inventory's list is, when it is not fresh.
         stale: Option<String>,
     },
+    /// Several nodes that were asked for at once do not exist.
+    #[error("there are no nodes or devices named {}", listed(names))]
+    UnknownNodes {
+        /// As asked for.
+        names: Vec<NodeName>,
+        /// Says how old the inventory's list is, when it is not fresh.
+        stale: Option<String>,
+    },
     /// The node's address is not on an allowed network.
     #[error("node {name} has address {address}, outside the allowed networks")]
     AddressRefused {
@@ -96,4 +104,8 @@ pub enum BackendError {
     /// Image targets.
     #[error(transparent)]
     Image(#[from] image::ImageError),
+}
+
+fn listed(names: &[NodeName]) -> String {
+    names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -63,6 +63,10 @@ impl From<&BackendError> for Refusal {
                 }
                 Self::new(UNREACHABLE, line)
             }
+            BackendError::UnknownNodes { stale, .. } => {
+                let stale = stale.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+                Self::new(UNREACHABLE, format!("{error}{stale}; nothing was started"))
+            }
             BackendError::AddressRefused { name, address } => Self::new(
                 NOT_ALLOWED,
                 format!(

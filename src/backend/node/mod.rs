@@ -13,9 +13,11 @@ mod host_key_acceptance;
 mod ownership;
 mod persist;
 mod session;
+mod set;
 mod spares;
 mod upstream;
 mod upstreams;
+mod words;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -30,6 +32,8 @@ use tracing::debug;
 
 pub use self::host_key_acceptance::{AcceptError, Accepted, accept_host_key};
 use self::ownership::Courtesy;
+use self::set::NodeSetAttachment;
+pub use self::set::{NodeSet, SetAccess};
 use self::spares::Spares;
 use self::upstream::Upstream;
 use self::upstreams::{Turn, Upstreams};
@@ -85,6 +89,18 @@ impl NodeBackend {
             courtesy: Courtesy::default(),
             upstreams: Upstreams::default(),
         })
+    }
+}
+
+impl NodeBackend {
+    /// Several nodes, for one client connection.
+    pub fn attach_set(
+        self: &Arc<Self>,
+        caller: Caller,
+        client: Arc<dyn ClientChannels>,
+        set: NodeSet,
+    ) -> Arc<dyn Attachment> {
+        Arc::new(NodeSetAttachment::new(self.clone(), caller, client, set))
     }
 }
 

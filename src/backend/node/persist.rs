@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::{NodeAttachment, session};
+use super::{NodeAttachment, session, words};
 use crate::backend::{BackendError, BackendSession, Console, NodeFailure, Program, SessionRequest};
 use crate::config::FileOwner;
 use crate::inventory::NodeRecord;
@@ -170,12 +170,12 @@ impl split::Surroundings for RestOfNode {
     async fn open(&self, waits: bool, console: &mut dyn Console) -> Result<BackendSession, String> {
         let attachment = &self.attachment;
         let started = if waits {
-            let node = attachment.look_up().map_err(in_words)?;
+            let node = attachment.look_up().map_err(words::of)?;
             attachment.start_on(&node, &self.request, console).await
         } else {
             self.start_if_up().await
         };
-        started.map_err(in_words)
+        started.map_err(words::of)
     }
 }
 
@@ -202,26 +202,5 @@ impl RestOfNode {
         session::start(channel, &self.request, bound)
             .await
             .map_err(|failure| attachment.failed(failure))
-    }
-}
-
-/// For a message that has the node's name in it already.
-fn in_words(error: BackendError) -> String {
-    match error {
-        BackendError::Node { failure, .. } => match failure {
-            NodeFailure::Unreachable(reason) | NodeFailure::Handshake(reason) => reason,
-            NodeFailure::KeyRefused { login, .. } => {
-                format!("it refuses the gateway's key for {login}")
-            }
-            NodeFailure::HostKeyUnknown { .. } => "its host key is not known".to_owned(),
-            NodeFailure::HostKeyChanged { .. } => "its host key has changed".to_owned(),
-            NodeFailure::RequestRefused(what) => format!("it refuses {what}"),
-            NodeFailure::Identity(reason) => format!("the gateway's own key: {reason}"),
-            NodeFailure::ConnectionLost => "its connection was lost".to_owned(),
-        },
-        BackendError::BootTimeout { seconds, last, .. } => {
-            format!("it did not boot within {seconds} s ({last})")
-        }
-        other => other.to_string(),
     }
 }
