@@ -168,8 +168,8 @@ pub trait Control: Send + Sync {
     async fn window_change(&self, size: WindowSize) -> Result<(), Gone>;
     /// A `signal`, RFC 4254 section 6.9: the name without "SIG".
     async fn signal(&self, name: &str) -> Result<(), Gone>;
-    /// How the program ended on the client's EOF, when it did so unheard: a client may close its
-    /// channel at once behind its EOF. Asked before [`Control::hang_up`].
+    /// How the program ended, when it did so unheard: a client may close its channel at once behind
+    /// its EOF, or take no other leave than that. Asked before [`Control::hang_up`].
     async fn ended_on_eof(&self) -> Option<ExitStatus> {
         None
     }

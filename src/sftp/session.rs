@@ -134,12 +134,11 @@ impl Control for SftpControl {
         Ok(())
     }
 
-    /// Well, if all that was asked for is answered and every file that was written is closed.
+    /// Well, if all that was asked for is answered and every file that was written is closed. Some
+    /// clients take no other leave than to drop the connection when they are done.
     async fn ended_on_eof(&self) -> Option<ExitStatus> {
-        let Progress { received, answered, has_ended } = &*self.progress;
-        if !has_ended.load(Ordering::Relaxed)
-            || received.load(Ordering::Relaxed) != answered.load(Ordering::Relaxed)
-        {
+        let Progress { received, answered, .. } = &*self.progress;
+        if received.load(Ordering::Relaxed) != answered.load(Ordering::Relaxed) {
             return None;
         }
         let unfinished = close(&self.server).await;

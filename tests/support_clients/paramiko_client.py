@@ -57,10 +57,8 @@ if what == "run":
 elif what == "serve":
     code = serve(*arguments)
 else:
-    sftp = client.open_sftp()
-    getattr(sftp, what)(*arguments)
-    # Else the connection just ends, as if the network had dropped.
-    sftp.close()
+    # As many scripts do, this takes no leave but to drop the connection.
+    getattr(client.open_sftp(), what)(*arguments)
     code = 0
 client.close()
 sys.exit(code)

@@ -122,9 +122,11 @@ async fn uploads_that_are_not_finished_are_told_at_the_end() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_behind_its_eof_ended_well_if_nothing_was_left_undone() {
+async fn a_client_that_drops_its_connection_ended_well_if_nothing_was_left_undone() {
     let tree = Tree::new();
-    for (closes, ends, well) in [(true, true, true), (false, true, false), (true, false, false)] {
+    for (closes, ends, well) in
+        [(true, true, true), (false, true, false), (true, false, true), (false, false, false)]
+    {
         let mut client = Client::greeted(&tree).await;
         let handle = client.open("file", WRITE | CREATE).await.unwrap();
         if closes {
