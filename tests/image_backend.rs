@@ -1,6 +1,5 @@
-//! Image targets against a real container engine.
-//!
-//! The engine's socket is taken from `WALTGATE_TEST_DOCKER`, else Docker's usual one is used.
+//! Image targets against a real container engine: the part of the conformance suite that every
+//! engine passes which is about sessions and saves. `support_engine/selection.rs` says which.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -246,17 +245,10 @@ async fn enter_and_a_confirmation_overwrite_the_image() {
 async fn a_save_changes_files_only() {
     let bench = Bench::new();
     let reference = bench.image("pc", Kind::Limited);
-    let config = || {
-        docker(&[
-            "image",
-            "inspect",
-            "-f",
-            "{{json .Config}} {{.Architecture}} {{.Os}}",
-            &reference,
-        ])
-    };
+    let config = || bench.engine.image_config(&reference);
     let before = config();
-    assert!(before.contains("walt.node.models") && before.contains("COLOUR=blue"), "{before}");
+    let text = before.to_string();
+    assert!(text.contains("walt.node.models") && text.contains("COLOUR=blue"), "{text}");
     for (request, input, answers) in [
         (shell(), "rm /etc/motd; touch /root/a; exit\n", &["", "y"][..]),
         (command("touch /root/b"), "", &[]),
@@ -319,12 +311,12 @@ async fn an_image_changed_by_somebody_else_is_not_overwritten() {
 
     let (_, _, finished) = run(&second, &command("touch /root/second"), "", &[]).await;
     assert_eq!(finished, Ok(()));
-    let saved = docker(&["image", "inspect", "-f", "{{.Id}}", &reference]);
+    let saved = bench.engine.image_id(&reference);
 
     first.finish(&shell(), &outcome.end(), &mut console).await.unwrap();
     assert!(console.text().contains("was changed by somebody else"), "{}", console.text());
     assert!(console.text().ends_with("New image mine saved."), "{}", console.text());
-    assert_eq!(docker(&["image", "inspect", "-f", "{{.Id}}", &reference]), saved);
+    assert_eq!(bench.engine.image_id(&reference), saved);
     assert_eq!(bench.file("mine", "/root/first").as_deref(), Some(""));
     first.close().await;
     second.close().await;
@@ -368,7 +360,7 @@ async fn a_command_that_succeeds_is_saved_and_one_that_fails_is_not() {
     );
     let (_, console, finished) = run(&attachment, &command("touch /root/good"), "", &[]).await;
     assert_eq!(finished, Ok(()));
-    assert_eq!(console.seen, ["Image pc updated."]);
+    assert_eq!(console.said(), ["Image pc updated."]);
     // The next command sees what was saved, and nothing else.
     let (outcome, console, _) = run(&attachment, &command("ls /root"), "", &[]).await;
     assert_eq!(outcome.stdout, b"good\n");
@@ -397,8 +389,8 @@ async fn a_walt_server_that_cannot_be_told_is_a_warning() {
     let attachment = bench.attach("pc");
     let (_, console, finished) = run(&attachment, &command("touch /root/file"), "", &[]).await;
     assert_eq!(finished, Ok(()));
-    assert_eq!(console.seen[0], "Image pc updated.");
-    assert!(console.seen[1].contains("connection refused"), "{}", console.text());
+    assert_eq!(console.said()[0], "Image pc updated.");
+    assert!(console.said()[1].contains("connection refused"), "{}", console.text());
     attachment.close().await;
 }
 
@@ -430,7 +422,7 @@ async fn sessions_of_a_connection_share_a_container_that_is_saved_once() {
     let outcome = drain(&mut first).await;
     assert_eq!(outcome.stdout, b"bye\n");
     attachment.finish(&waits, &outcome.end(), &mut console).await.unwrap();
-    assert_eq!(console.seen, ["New image ours saved."]);
+    assert_eq!(console.said(), ["New image ours saved."]);
     for file in ["/root/one", "/root/two", "/root/three"] {
         assert_eq!(bench.file("ours", file).as_deref(), Some(""));
     }
@@ -474,7 +466,7 @@ async fn a_container_killed_from_outside_loses_the_session() {
         } else {
             read_until(&mut session, "ready").await;
         }
-        docker(&["kill", &bench.containers()[0]]);
+        bench.engine.kill_container(&bench.containers()[0]);
         let outcome = drain(&mut session).await;
         assert_eq!(outcome.exit, None);
         let error =
@@ -493,7 +485,7 @@ async fn changes_survive_the_death_of_an_interactive_container() {
     let mut session = attachment.start(&shell(), &mut console).await.unwrap();
     session.stdin.write(Bytes::from_static(b"touch /root/x; echo do''ne\n")).await.unwrap();
     read_until(&mut session, "done").await;
-    docker(&["kill", &bench.containers()[0]]);
+    bench.engine.kill_container(&bench.containers()[0]);
     assert_eq!(drain(&mut session).await.exit, None);
     attachment.finish(&shell(), &SessionEnd::BackendLost, &mut console).await.unwrap();
     assert!(console.text().ends_with("New image rescued saved."), "{}", console.text());
@@ -573,6 +565,7 @@ async fn an_image_without_a_shell_and_an_unknown_image_are_refused() {
 async fn a_missing_engine_is_reported_and_found_when_it_comes() {
     let bench = Bench::new();
     bench.image("pc", Kind::Limited);
+    let Some(socket) = bench.engine.socket() else { return };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("engine.sock");
     let backend = backend(path.clone(), bench.state.path(), &defaults(), &bench.listener);
@@ -583,14 +576,14 @@ async fn a_missing_engine_is_reported_and_found_when_it_comes() {
     let error = start_error(&attachment, &shell()).await;
     assert!(matches!(error, BackendError::Image(ImageError::EngineUnavailable(_))), "{error}");
     // The engine comes up.
-    std::os::unix::fs::symlink(socket(), &path).unwrap();
+    std::os::unix::fs::symlink(socket, &path).unwrap();
     let (outcome, ..) = run(&attachment, &command("echo here"), "", &[]).await;
     assert_eq!(outcome.stdout, b"here\n");
     // It goes, and comes again.
     std::fs::remove_file(&path).unwrap();
     let error = backend.check().await.unwrap_err();
     assert!(matches!(error, ImageError::EngineUnavailable(_)), "{error}");
-    std::os::unix::fs::symlink(socket(), &path).unwrap();
+    std::os::unix::fs::symlink(socket, &path).unwrap();
     assert!(backend.check().await.is_ok());
     attachment.close().await;
 }
@@ -599,9 +592,10 @@ async fn a_missing_engine_is_reported_and_found_when_it_comes() {
 async fn an_engine_that_dies_under_a_session_is_reported_in_one_line() {
     let bench = Bench::new();
     bench.image("pc", Kind::Limited);
+    let Some(socket) = bench.engine.socket() else { return };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("engine.sock");
-    let mut engine = failing::proxy(&path);
+    let mut engine = failing::proxy(socket, &path);
     let backend = backend(path.clone(), bench.state.path(), &defaults(), &bench.listener);
     for request in [shell(), command("echo ready; sleep 1000")] {
         let attachment = attach(&backend, &bench.account, None, "pc");
@@ -616,10 +610,10 @@ async fn an_engine_that_dies_under_a_session_is_reported_in_one_line() {
         let error = attachment.finish(&request, &outcome.end(), &mut console).await.unwrap_err();
         assert!(error.to_string().contains("container of image pc is gone"), "{error}");
         attachment.close().await;
-        engine = failing::proxy(&path);
+        engine = failing::proxy(socket, &path);
     }
     for container in bench.containers() {
-        docker(&["rm", "-f", &container]);
+        bench.engine.remove_container(&container);
     }
 }
 
@@ -627,8 +621,8 @@ async fn an_engine_that_dies_under_a_session_is_reported_in_one_line() {
 async fn a_save_that_fails_is_reported_and_can_be_tried_again() {
     let bench = Bench::new();
     bench.image("pc", Kind::Limited);
-    let parts = parts(socket(), bench.state.path(), &defaults(), &bench.listener);
-    let engine = Arc::new(failing::FullDisk::new(2));
+    let parts = bench.parts(&defaults());
+    let engine = Arc::new(failing::FullDisk::new(bench.engine.connect(), 2));
     let backend = ImageBackend::with_engine(parts, engine);
 
     let attachment = attach(&backend, &bench.account, None, "pc");
@@ -655,7 +649,7 @@ async fn an_image_for_another_cpu_needs_an_emulator_and_says_so() {
     bench.image("rpi", Kind::Limited);
     bench.relabel("rpi", "riscv64");
     let binfmt_misc = tempfile::tempdir().unwrap();
-    let mut parts = parts(socket(), bench.state.path(), &defaults(), &bench.listener);
+    let mut parts = bench.parts(&defaults());
     parts.binfmt_misc = binfmt_misc.path().to_owned();
     let backend = ImageBackend::new(parts);
     let attachment = attach(&backend, &bench.account, None, "rpi");
@@ -690,18 +684,17 @@ async fn only_what_nobody_uses_is_reaped() {
 
     // What a killed run leaves: a container that nobody claims.
     let gateway = std::fs::read_to_string(bench.state.path().join("gateway-id")).unwrap();
-    let leftover = docker(&[
-        "create",
-        "--name",
-        &format!("waltgate-{:0>16}-0", std::process::id()),
-        "--label",
-        &format!("waltgate.gateway={}", gateway.trim()),
-        "--label",
-        &format!("waltgate.run={:0>16}", std::process::id()),
-        "--label",
-        &format!("waltgate.account={}", bench.account),
+    let run = format!("{:0>16}", std::process::id());
+    let labels = [
+        format!("waltgate.gateway={}", gateway.trim()),
+        format!("waltgate.run={run}"),
+        format!("waltgate.account={}", bench.account),
+    ];
+    let leftover = bench.engine.create_container(
+        &format!("waltgate-{run}-0"),
+        &labels,
         &format!("{}/pc", bench.account),
-    ]);
+    );
     assert!(bench.containers().contains(&leftover));
     assert_eq!(restarted.reap().await.unwrap(), 1);
     assert!(!bench.containers().contains(&leftover));

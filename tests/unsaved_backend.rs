@@ -52,7 +52,7 @@ async fn unsaved_changes_are_removed_when_their_time_is_over() {
 
     let mut defaults = defaults();
     defaults.keep_unsaved = Duration::from_millis(1);
-    let impatient = backend(socket(), bench.state.path(), &defaults, &bench.listener);
+    let impatient = ImageBackend::new(bench.parts(&defaults));
     assert_eq!(impatient.reap().await.unwrap(), 1);
     assert!(bench.containers().is_empty());
     assert!(listed(&bench.backend, &bench).await.is_empty());
@@ -78,8 +78,11 @@ async fn changes_that_a_full_disk_kept_from_being_saved_are_kept_and_saved_later
     bench.image("pc", Kind::Limited);
     let mut defaults = defaults();
     defaults.keep_unsaved = LONG;
-    let parts = parts(socket(), bench.state.path(), &defaults, &bench.listener);
-    let backend = ImageBackend::with_engine(parts, Arc::new(failing::FullDisk::new(2)));
+    let parts = bench.parts(&defaults);
+    let backend = ImageBackend::with_engine(
+        parts,
+        Arc::new(failing::FullDisk::new(bench.engine.connect(), 2)),
+    );
     let attachment = attach(&backend, &bench.account, None, "pc");
     let (_, console, finished) = run(&attachment, &command("touch /root/x"), "", &[]).await;
     let error = finished.unwrap_err();
@@ -102,11 +105,12 @@ async fn changes_that_a_full_disk_kept_from_being_saved_are_kept_and_saved_later
 async fn changes_survive_an_engine_that_goes_away() {
     let bench = keeping(LONG);
     bench.image("pc", Kind::Limited);
+    let Some(socket) = bench.engine.socket() else { return };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("engine.sock");
     let mut defaults = defaults();
     defaults.keep_unsaved = LONG;
-    let mut engine = failing::proxy(&path);
+    let mut engine = failing::proxy(socket, &path);
     let backend = backend(path.clone(), bench.state.path(), &defaults, &bench.listener);
     for (number, request) in [command("sh"), shell()].into_iter().enumerate() {
         let attachment = attach(&backend, &bench.account, None, "pc");
@@ -120,7 +124,7 @@ async fn changes_survive_an_engine_that_goes_away() {
         let outcome = drain(&mut session).await;
         attachment.finish(&request, &outcome.end(), &mut console).await.unwrap_err();
         attachment.close().await;
-        engine = failing::proxy(&path);
+        engine = failing::proxy(socket, &path);
     }
     let ids = listed(&backend, &bench).await;
     assert_eq!(ids.len(), 2);
@@ -208,7 +212,7 @@ async fn one_of_several_commands_that_vanishes_keeps_the_changes_of_all() {
 async fn saves_say_in_the_history_who_made_them_and_leave_no_old_version() {
     let bench = Bench::new();
     let reference = bench.image("pc", Kind::Limited);
-    let id = || docker(&["image", "inspect", "-f", "{{.Id}}", &reference]);
+    let id = || bench.engine.image_id(&reference);
     let mut versions = vec![id()];
     for number in 0..3 {
         let attachment = bench.attach("pc");
@@ -218,21 +222,20 @@ async fn saves_say_in_the_history_who_made_them_and_leave_no_old_version() {
         assert_eq!(finished, Ok(()), "{}", console.text());
         attachment.close().await;
         versions.push(id());
-        assert_eq!(console.text(), "Image pc updated.", "{number}");
+        assert_eq!(console.said(), ["Image pc updated."], "{number}");
         assert_eq!(bench.file("pc", "/root/file"), Some(format!("{number}\n")));
     }
-    let history =
-        docker(&["history", "--no-trunc", "--format", "{{.Size}} {{.Comment}}", &reference]);
-    let saves: Vec<_> = history.lines().filter(|line| line.contains("saved as")).collect();
-    assert_eq!(saves.len(), 3, "{history}");
+    let history = bench.engine.history(&reference);
+    let saves: Vec<_> = history.iter().filter(|line| line.contains("saved as")).collect();
+    assert_eq!(saves.len(), 3, "{history:?}");
     let words = format!("saved as {reference} by {} from 127.0.0.1", bench.account);
-    assert!(saves.iter().all(|line| line.contains(&words)), "{history}");
-    assert!(saves.iter().all(|line| !line.starts_with("0B")), "sizes of layers\n{history}");
+    assert!(saves.iter().all(|line| line.contains(&words)), "{history:?}");
+    assert!(saves.iter().all(|line| !line.starts_with("0B")), "sizes of layers: {history:?}");
     // What the gateway did not make is not its to remove.
-    let exists = |id: &str| docker(&["images", "--all", "--quiet", "--no-trunc"]).contains(id);
+    let exists = |id: &str| bench.engine.has_image(id);
     let left: Vec<bool> = versions.iter().map(|id| exists(id)).collect();
     assert_eq!(left, [true, false, false, true]);
-    docker(&["image", "rm", &versions[0]]);
+    bench.engine.remove_image(&versions[0]);
 }
 
 #[tokio::test]
@@ -245,9 +248,9 @@ async fn an_old_version_that_a_node_or_a_container_uses_stays() {
         let (_, console, finished) = run(&attachment, &request, "", &[]).await;
         assert_eq!(finished, Ok(()), "{}", console.text());
         attachment.close().await;
-        docker(&["image", "inspect", "-f", "{{.Id}}", &reference])
+        bench.engine.image_id(&reference)
     };
-    let exists = |id: &str| docker(&["images", "--all", "--quiet", "--no-trunc"]).contains(id);
+    let exists = |id: &str| bench.engine.has_image(id);
     let first = save("first").await;
     vanish(&bench.attach("pc"), "/root/x").await;
     let second = save("second").await;
@@ -266,25 +269,22 @@ async fn layers_are_merged_before_an_engine_takes_no_more() {
     let bench = Bench::new();
     let reference = bench.image("pc", Kind::Limited);
     bench.pile_up("pc", 99);
-    let inspect = |format: &str| docker(&["image", "inspect", "-f", format, &reference]);
-    let config = inspect("{{json .Config}} {{.Architecture}}");
+    let config = bench.engine.image_config(&reference);
     let script = "echo pc >/etc/hostname; echo hosts >/etc/hosts; mkdir /srv; cd /srv; echo a >f; \
                   chown 12:34 f; chmod 4755 f; ln f hard; ln -s f soft; mkfifo fifo; \
                   touch -d @978307200 old; rm /etc/motd";
-    let layers = || inspect("{{len .RootFS.Layers}}");
+    let layers = || bench.engine.layers(&reference).len();
     let (_, console, finished) = run(&bench.attach("pc"), &command(script), "", &[]).await;
     assert_eq!(finished, Ok(()), "{}", console.text());
-    // An engine that takes its time is waited for with a status line.
-    let said = console.seen.iter().filter(|line| !line.starts_with("status:"));
     assert_eq!(
-        said.collect::<Vec<_>>(),
+        console.said(),
         [
             "Image pc updated.",
             "Note: image pc had 101 layers, near the most an engine takes; they were merged into one."
         ]
     );
-    assert_eq!(layers(), "1");
-    assert_eq!(inspect("{{json .Config}} {{.Architecture}}"), config);
+    assert_eq!(layers(), 1);
+    assert_eq!(bench.engine.image_config(&reference), config);
     let attachment = bench.attach("pc");
     let look =
         "cd /srv; stat -c '%n %u:%g %a %h %Y %F' f soft fifo old; ls /etc/motd; echo >/srv/new";
@@ -295,18 +295,18 @@ async fn layers_are_merged_before_an_engine_takes_no_more() {
     assert!(text.contains("symbolic link\nfifo 0:0 644 1 "), "{text}");
     assert!(text.contains("old 0:0 644 1 978307200 regular empty file\n"), "{text}");
     assert!(String::from_utf8_lossy(&outcome.stderr).contains("/etc/motd: No such file"));
-    assert_eq!(layers(), "2");
+    assert_eq!(layers(), 2);
     attachment.close().await;
     // The engine's own files in a container are not the image's.
-    let unnamed = docker(&["create", &reference, "true"]);
-    let listing = docker(&["diff", &unnamed]);
-    docker(&["rm", &unnamed]);
-    assert_eq!(listing, "");
+    let unused =
+        bench.engine.create_container(&format!("{}-unused", bench.account), &[], &reference);
+    assert_eq!(bench.engine.connect().diff(&unused).await.unwrap(), []);
+    bench.engine.remove_container(&unused);
     // Neither are the images that it took on the way left.
     bench.backend.reap().await.unwrap();
     let id = std::fs::read_to_string(bench.state.path().join("gateway-id")).unwrap();
-    let label = format!("label=waltgate.gateway={}", id.trim());
-    assert_eq!(docker(&["images", "--all", "--quiet", "--filter", &label]), "");
+    let label = format!("waltgate.gateway={}", id.trim());
+    assert!(bench.engine.images_labelled(&label).is_empty());
 }
 
 #[tokio::test]

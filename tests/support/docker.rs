@@ -1,5 +1,6 @@
-//! The Docker engine of the tests, through its own command line.
+//! The engine of the tests, through docker's command line.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,11 +13,15 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// At WALTGATE_TEST_DOCKER, else at Docker's usual place.
+    /// The one that `WALTGATE_TEST_ENGINE` names, `docker` or `podman`, by default Docker: at
+    /// WALTGATE_TEST_DOCKER or WALTGATE_TEST_PODMAN, else at its usual place.
     #[track_caller]
     pub(crate) fn connect() -> Self {
-        let socket = std::env::var_os("WALTGATE_TEST_DOCKER")
-            .map_or_else(|| PathBuf::from("/var/run/docker.sock"), PathBuf::from);
+        let (variable, usual) = match std::env::var("WALTGATE_TEST_ENGINE").as_deref() {
+            Ok("podman") => ("WALTGATE_TEST_PODMAN", "/run/podman/podman.sock"),
+            _ => ("WALTGATE_TEST_DOCKER", "/var/run/docker.sock"),
+        };
+        let socket = std::env::var_os(variable).map_or_else(|| usual.into(), PathBuf::from);
         assert!(
             socket.exists(),
             "no engine at {}: run the tests with `make test`",
@@ -121,19 +126,16 @@ impl Image<'_> {
         format!("{owner}/{}", self.name)
     }
 
-    /// Prints a file of the image `reference`.
+    /// What a file of the image `reference` says, without white space around.
     #[track_caller]
     pub(crate) fn file_in(&self, reference: &str, path: &str) -> String {
-        self.engine.docker(&[
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--entrypoint",
-            "/bin/cat",
-            reference,
-            path,
-        ])
+        let directory = tempfile::tempdir().unwrap();
+        let copy = directory.path().join("copy");
+        let container = self.engine.docker(&["create", "--network", "none", reference, "/bin/cat"]);
+        let copied = ["cp", "-L", &format!("{container}:{path}"), copy.to_str().unwrap()];
+        self.engine.docker(&copied);
+        self.engine.docker(&["rm", &container]);
+        fs::read_to_string(copy).unwrap().trim().to_owned()
     }
 
     /// Whether any container of it exists.

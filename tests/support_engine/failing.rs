@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -9,24 +10,23 @@ use async_trait::async_trait;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use waltgate::backend::WindowSize;
-use waltgate::backend::image::engine::docker::DockerEngine;
 use waltgate::backend::image::engine::{
     Change, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError, EngineInfo,
     ExecSpec, FileStat, HistoryEntry, ImageDetails, Process, ProcessState, ProcessStreams,
     Publication,
 };
 
-use super::socket;
-
-/// The engine at another socket, which dies when the set is shut down.
-pub(crate) fn proxy(path: &Path) -> JoinSet<()> {
+/// The engine of `socket` at another one, which dies when the set is shut down.
+pub(crate) fn proxy(socket: &Path, path: &Path) -> JoinSet<()> {
+    let socket = socket.to_owned();
     let listener = UnixListener::bind(path).unwrap();
     let mut proxy = JoinSet::new();
     proxy.spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((mut client, _)) = listener.accept().await {
+            let socket = socket.clone();
             connections.spawn(async move {
-                let mut engine = UnixStream::connect(socket()).await.unwrap();
+                let mut engine = UnixStream::connect(socket).await.unwrap();
                 // Either side may go first.
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
             });
@@ -37,13 +37,13 @@ pub(crate) fn proxy(path: &Path) -> JoinSet<()> {
 
 /// A real engine whose first commits fail.
 pub(crate) struct FullDisk {
-    engine: DockerEngine,
+    engine: Arc<dyn Engine>,
     failures: AtomicUsize,
 }
 
 impl FullDisk {
-    pub(crate) fn new(failures: usize) -> Self {
-        Self { engine: DockerEngine::new(Some(socket())), failures: AtomicUsize::new(failures) }
+    pub(crate) fn new(engine: Arc<dyn Engine>, failures: usize) -> Self {
+        Self { engine, failures: AtomicUsize::new(failures) }
     }
 }
 

@@ -3,18 +3,20 @@
 #![allow(dead_code, reason = "each test crate uses the parts it needs")]
 
 pub(crate) mod failing;
+pub(crate) mod selection;
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use selection::TestEngine;
 use tokio::sync::Notify;
 use waltgate::auth::Identity;
 use waltgate::backend::image::{
@@ -33,28 +35,6 @@ use waltgate::target::ImageName;
 /// Nothing here takes this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The engine's socket: `WALTGATE_TEST_DOCKER`, or Docker's own.
-pub(crate) fn socket() -> PathBuf {
-    std::env::var_os("WALTGATE_TEST_DOCKER")
-        .map_or_else(|| PathBuf::from("/var/run/docker.sock"), PathBuf::from)
-}
-
-/// Runs the docker client; panics when it fails.
-pub(crate) fn docker(args: &[&str]) -> String {
-    let output = Command::new("docker")
-        .arg("-H")
-        .arg(format!("unix://{}", socket().display()))
-        .args(args)
-        .output()
-        .expect("the docker client is installed");
-    assert!(
-        output.status.success(),
-        "docker {args:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 /// What a test image is made of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -68,6 +48,7 @@ pub(crate) enum Kind {
 
 /// One gateway's image backend, with an account and images that only this test uses.
 pub(crate) struct Bench {
+    pub(crate) engine: Arc<dyn TestEngine>,
     pub(crate) backend: ImageBackend,
     pub(crate) state: Arc<tempfile::TempDir>,
     pub(crate) account: AccountName,
@@ -136,8 +117,10 @@ impl Bench {
         change(&mut defaults);
         let state = Arc::new(tempfile::tempdir().unwrap());
         let listener = Arc::new(Listener::default());
+        let engine = selection::selected();
         Self {
-            backend: backend(socket(), state.path(), &defaults, &listener),
+            backend: ImageBackend::new(parts(engine.config(), state.path(), &defaults, &listener)),
+            engine,
             account: format!("t{}n{number}", std::process::id()).parse().unwrap(),
             state,
             listener,
@@ -147,7 +130,7 @@ impl Bench {
 
     /// Another run of the same gateway.
     pub(crate) fn restarted(&self) -> ImageBackend {
-        backend(socket(), self.state.path(), &self.defaults, &self.listener)
+        ImageBackend::new(self.parts(&self.defaults))
     }
 
     /// Makes an image of the account, `ACCOUNT/NAME`.
@@ -159,39 +142,21 @@ impl Bench {
         let root = tempfile::tempdir().unwrap();
         fill(root.path(), kind);
         let reference = format!("{owner}/{name}:latest");
-        let mut tar = Command::new("tar")
-            .arg("-C")
-            .arg(root.path())
-            .args(["-c", "."])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let imported = Command::new("docker")
-            .arg("-H")
-            .arg(format!("unix://{}", socket().display()))
-            .args(["import", "-c", "LABEL walt.node.models=pc-x86-64"])
-            .args(["-c", "ENV COLOUR=blue", "-c", "CMD [\"/bin/true\",\"x\"]"])
-            .args(["-c", "WORKDIR /etc", "-c", "USER nobody"])
-            .args(["-", &reference])
-            .stdin(tar.stdout.take().unwrap())
-            .output()
-            .unwrap();
-        assert!(tar.wait().unwrap().success());
-        assert!(imported.status.success(), "{imported:?}");
+        self.engine.import(root.path(), &reference);
         reference
     }
 
     /// Gives an image of the account another CPU architecture, in name only.
     pub(crate) fn relabel(&self, name: &str, architecture: &str) {
         let reference = format!("{}/{name}:latest", self.account);
-        let layer = docker(&["image", "inspect", "-f", "{{index .RootFS.Layers 0}}", &reference]);
+        let layer = &self.engine.layers(&reference)[0];
         let config = format!(
             r#"{{"architecture":"{architecture}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{layer}"]}}}}"#
         );
         let manifest = format!(
             r#"[{{"Config":"config.json","RepoTags":["docker.io/{reference}"],"Layers":["layer.tar"]}}]"#
         );
-        load(&[
+        self.load(&[
             ("config.json", config.into_bytes()),
             ("manifest.json", manifest.into_bytes()),
             // The engine has this layer and does not look.
@@ -209,16 +174,7 @@ impl Bench {
 
     /// The containers of this test, running or not.
     pub(crate) fn containers(&self) -> Vec<String> {
-        docker(&[
-            "ps",
-            "-aq",
-            "--no-trunc",
-            "--filter",
-            &format!("label=waltgate.account={}", self.account),
-        ])
-        .lines()
-        .map(str::to_owned)
-        .collect()
+        self.engine.containers_labelled(&format!("waltgate.account={}", self.account))
     }
 
     /// Gives an image of the account as many layers more, all of them empty.
@@ -226,77 +182,64 @@ impl Bench {
         // Two blocks of zeros: an archive without files.
         let empty = format!("\"sha256:{EMPTY_ARCHIVE_SHA256}\"");
         let reference = format!("{}/{name}:latest", self.account);
-        let inspect = |format: &str| docker(&["image", "inspect", "-f", format, &reference]);
-        let first = inspect("\"{{index .RootFS.Layers 0}}\"");
+        let first = format!("{:?}", self.engine.layers(&reference)[0]);
         let digests = [&[first][..], &vec![empty; layers]].concat().join(",");
-        let config = format!(
-            r#"{{"architecture":"{}","os":"linux","config":{},"rootfs":{{"type":"layers","diff_ids":[{digests}]}}}}"#,
-            inspect("{{.Architecture}}"),
-            inspect("{{json .Config}}"),
-        );
+        let mut config = self.engine.image_config(&reference);
+        config["rootfs"] =
+            serde_json::from_str(&format!(r#"{{"type":"layers","diff_ids":[{digests}]}}"#))
+                .unwrap();
         let files = [&["\"first.tar\""][..], &vec!["\"empty.tar\""; layers]].concat().join(",");
         let manifest = format!(
             r#"[{{"Config":"config.json","RepoTags":["docker.io/{reference}"],"Layers":[{files}]}}]"#
         );
-        let files = [
-            ("config.json", config.into_bytes()),
+        self.load(&[
+            ("config.json", config.to_string().into_bytes()),
             ("manifest.json", manifest.into_bytes()),
             // The engine has this layer and does not look.
             ("first.tar", Vec::new()),
             ("empty.tar", vec![0; 1024]),
-        ];
-        load(&files);
+        ]);
     }
 
     /// What a file of an image says, `None` when it is not there.
     pub(crate) fn file(&self, image: &str, path: &str) -> Option<String> {
-        let reference = format!("{}/{image}", self.account);
-        let output = Command::new("docker")
-            .arg("-H")
-            .arg(format!("unix://{}", socket().display()))
-            .args(["run", "--rm", "--network=none", "--entrypoint=/bin/cat"])
-            .args([&reference, path])
-            .output()
+        let content = self.engine.file(&format!("{}/{image}", self.account), path)?;
+        Some(String::from_utf8(content).unwrap())
+    }
+
+    /// Another backend over the same engine and state.
+    pub(crate) fn parts(&self, defaults: &ImageDefaults) -> ImageParts {
+        parts(self.engine.config(), self.state.path(), defaults, &self.listener)
+    }
+
+    /// Loads an image archive of these files.
+    fn load(&self, files: &[(&str, Vec<u8>)]) {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(directory.path().join(name), content).unwrap();
+        }
+        let archive = directory.path().join("image.tar");
+        let packed = Command::new("tar")
+            .arg("-C")
+            .arg(directory.path())
+            .arg("-cf")
+            .arg(&archive)
+            .args(files.iter().map(|(name, _)| name))
+            .status()
             .unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        assert!(packed.success());
+        self.engine.load(&archive);
     }
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let references = docker(&[
-            "images",
-            "--format",
-            "{{.Repository}}:{{.Tag}}",
-            &format!("{}/*", self.account),
-        ]);
-        for reference in references.lines() {
-            docker(&["rmi", "-f", reference]);
-        }
+        self.engine.remove_images_of(self.account.as_str());
     }
 }
 
 const EMPTY_ARCHIVE_SHA256: &str =
     "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
-
-/// Loads an image archive of these files.
-fn load(files: &[(&str, Vec<u8>)]) {
-    let directory = tempfile::tempdir().unwrap();
-    for (name, content) in files {
-        std::fs::write(directory.path().join(name), content).unwrap();
-    }
-    let archive = directory.path().join("image.tar");
-    let packed = Command::new("tar")
-        .arg("-C")
-        .arg(directory.path())
-        .arg("-cf")
-        .arg(&archive)
-        .args(files.iter().map(|(name, _)| name))
-        .status()
-        .unwrap();
-    assert!(packed.success());
-    docker(&["load", "-i", &archive.display().to_string()]);
-}
 
 pub(crate) fn defaults() -> ImageDefaults {
     ImageDefaults {
@@ -309,24 +252,25 @@ pub(crate) fn defaults() -> ImageDefaults {
     }
 }
 
-/// A backend over any socket.
+/// A backend over any socket of Docker's API.
 pub(crate) fn backend(
     socket: PathBuf,
     state: &Path,
     defaults: &ImageDefaults,
     listener: &Arc<Listener>,
 ) -> ImageBackend {
-    ImageBackend::new(parts(socket, state, defaults, listener))
+    let engine = Engine { kind: EngineKind::Docker, socket: Some(socket) };
+    ImageBackend::new(parts(engine, state, defaults, listener))
 }
 
-pub(crate) fn parts(
-    socket: PathBuf,
+fn parts(
+    engine: Engine,
     state: &Path,
     defaults: &ImageDefaults,
     listener: &Arc<Listener>,
 ) -> ImageParts {
     ImageParts {
-        engine: Engine { kind: EngineKind::Docker, socket: Some(socket) },
+        engine,
         defaults: defaults.clone(),
         max_containers_per_account: 2,
         state_dir: state.to_owned(),
@@ -439,6 +383,12 @@ impl FakeConsole {
 
     pub(crate) fn text(&self) -> String {
         self.seen.join("\n")
+    }
+
+    /// What was said and asked, without the status of a save: an engine may take its time.
+    pub(crate) fn said(&self) -> Vec<&str> {
+        let lines = self.seen.iter().map(String::as_str);
+        lines.filter(|line| !line.starts_with("status:")).collect()
     }
 }
 

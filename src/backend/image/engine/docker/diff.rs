@@ -6,6 +6,25 @@ use crate::backend::image::engine::{Change, ChangeKind};
 /// they are in.
 const TOUCHED: &str = "/etc";
 
+/// What Podman writes into a container whose image has no such file, when it runs programs as a
+/// user that it was told by number.
+const WRITTEN: [(&str, &[u8]); 2] =
+    [("/etc/group", b"0:x:0:0\n"), ("/etc/passwd", b"0:*:0:0:container user:/:/bin/sh\n")];
+
+/// Those of the changes that are files of Podman's own; `content` reads one.
+pub(super) fn written_by_podman(
+    changes: &[Change],
+    content: impl Fn(&str) -> Option<Vec<u8>>,
+) -> Vec<String> {
+    let is_own = |change: &&Change| {
+        change.kind == ChangeKind::Added
+            && WRITTEN
+                .iter()
+                .any(|(path, text)| change.path == *path && content(path).as_deref() == Some(*text))
+    };
+    changes.iter().filter(is_own).map(|change| change.path.clone()).collect()
+}
+
 /// Takes a modified `/etc` out when nothing in it is listed.
 pub(super) fn without_podmans_own(mut changes: Vec<Change>) -> Vec<Change> {
     let is_below = |change: &Change| {

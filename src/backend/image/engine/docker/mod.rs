@@ -9,10 +9,12 @@ mod frames;
 mod hijack;
 mod history;
 mod images;
+mod overlay;
 mod spec;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -53,6 +55,58 @@ impl DockerEngine {
             candidates: socket.map_or_else(usual_sockets, |socket| vec![socket]),
             connection: Mutex::new(None),
         }
+    }
+}
+
+impl DockerEngine {
+    /// The differences as the engine tells them.
+    async fn raw_diff(&self, container: &str) -> Result<Vec<Change>, EngineError> {
+        let changes = self
+            .call("comparing container", container, async |connection| {
+                connection.docker.container_changes(container).await
+            })
+            .await?;
+        let changes = changes.unwrap_or_default().into_iter().map(|change| Change {
+            path: change.path,
+            kind: match change.kind {
+                ChangeType::_0 => ChangeKind::Modified,
+                ChangeType::_1 => ChangeKind::Added,
+                ChangeType::_2 => ChangeKind::Deleted,
+            },
+        });
+        Ok(changes.collect())
+    }
+
+    async fn written_by_podman(
+        &self,
+        container: &str,
+        changes: &[Change],
+    ) -> Result<Vec<String>, EngineError> {
+        let call = Call { operation: "comparing container", object: container };
+        let changes = changes.to_vec();
+        let own = self.in_upper(call, move |upper| {
+            Ok(diff::written_by_podman(&changes, |path| overlay::content(upper, path)))
+        });
+        Ok(own.await?.unwrap_or_default())
+    }
+
+    /// Does something with what a container wrote; `None` where that is out of reach.
+    async fn in_upper<T: Send + 'static>(
+        &self,
+        call: Call<'_>,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<Option<T>, EngineError> {
+        let described = self
+            .call(call.operation, call.object, async |connection| {
+                connection.docker.inspect_container(call.object, None).await
+            })
+            .await?;
+        let Some(upper) = overlay::upper_directory(&described) else {
+            return Ok(None);
+        };
+        let done = tokio::task::spawn_blocking(move || work(&upper)).await;
+        let done = done.map_err(|error| call.protocol(error))?;
+        done.map(Some).map_err(|error| call.protocol(error))
     }
 }
 
@@ -110,7 +164,14 @@ impl Engine for DockerEngine {
         let created = self
             .call("creating container", &spec.name, async |connection| {
                 let options = CreateContainerOptionsBuilder::new().name(&spec.name).build();
-                let body = spec::container(spec, connection.podman);
+                // For a user that is said by number, Podman writes entries into /etc/passwd and
+                // /etc/group that would be saved with the image. A user that is not said has none.
+                let user = if connection.podman && is_roots(&connection, spec).await? {
+                    None
+                } else {
+                    Some(spec::ROOT)
+                };
+                let body = spec::container(spec, connection.podman, user);
                 connection.docker.create_container(Some(options), body).await
             })
             .await?;
@@ -294,25 +355,10 @@ impl Engine for DockerEngine {
     }
 
     async fn diff(&self, container: &str) -> Result<Vec<Change>, EngineError> {
-        let changes = self
-            .call("comparing container", container, async |connection| {
-                let changes = connection.docker.container_changes(container).await?;
-                Ok((changes.unwrap_or_default(), connection.podman))
-            })
-            .await?;
-        let (changes, podman) = changes;
-        let changes: Vec<Change> = changes
-            .into_iter()
-            .map(|change| Change {
-                path: change.path,
-                kind: match change.kind {
-                    ChangeType::_0 => ChangeKind::Modified,
-                    ChangeType::_1 => ChangeKind::Added,
-                    ChangeType::_2 => ChangeKind::Deleted,
-                },
-            })
-            .collect();
-        if podman {
+        let mut changes = self.raw_diff(container).await?;
+        if self.connection().await?.podman {
+            let own = self.written_by_podman(container, &changes).await?;
+            changes.retain(|change| !own.contains(&change.path));
             return Ok(diff::without_podmans_own(changes));
         }
         // Docker compares sizes and seconds: a file that was replaced by one of the same size
@@ -352,6 +398,14 @@ impl Engine for DockerEngine {
 
     async fn commit(&self, container: &str) -> Result<String, EngineError> {
         let connection = self.connection().await?;
+        if connection.podman {
+            let changes = self.raw_diff(container).await?;
+            let own = self.written_by_podman(container, &changes).await?;
+            if !own.is_empty() {
+                let call = Call { operation: "restoring files in container", object: container };
+                self.in_upper(call, move |upper| overlay::revert(upper, &own)).await?;
+            }
+        }
         self.noticed(commit::commit(&connection.docker, container).await).await
     }
 
@@ -411,6 +465,13 @@ impl Engine for DockerEngine {
             })
             .collect())
     }
+}
+
+/// Whether an image's programs run as root by its own choice.
+async fn is_roots(connection: &Connection, spec: &ContainerSpec) -> Result<bool, Error> {
+    let image = connection.docker.inspect_image(&spec.image_id).await?;
+    let user = image.config.and_then(|config| config.user).unwrap_or_default();
+    Ok(matches!(user.as_str(), "" | "0" | "root"))
 }
 
 fn process_state(running: Option<bool>, pid: Option<i64>, code: Option<i64>) -> ProcessState {

@@ -16,6 +16,9 @@ use crate::backend::image::engine::{ContainerSpec, ExecSpec};
 pub(super) const DETACH_KEYS: &str = "ctrl-@,ctrl-_,ctrl-^,ctrl-@,ctrl-^,ctrl-_,ctrl-^,ctrl-@,\
      ctrl-_,ctrl-_,ctrl-^,ctrl-@,ctrl-@,ctrl-^,ctrl-_,ctrl-@";
 
+/// Changing an operating system is root's work, whoever the image runs its program as.
+pub(super) const ROOT: &str = "0";
+
 /// Present on hosts where all controllers are in the unified hierarchy, cgroups(7).
 const UNIFIED_HIERARCHY: &str = "/sys/fs/cgroup/cgroup.controllers";
 /// systemd's own hierarchy on the other hosts.
@@ -23,7 +26,12 @@ const SYSTEMD_HIERARCHY: &str = "/sys/fs/cgroup/systemd";
 /// How systemd as process 1 is asked to halt, systemd(1).
 const HALT_SIGNAL: &str = "SIGRTMIN+3";
 
-pub(super) fn container(spec: &ContainerSpec, podman: bool) -> ContainerCreateBody {
+/// `user`: whom process 1 runs as, when that is not the image's own choice.
+pub(super) fn container(
+    spec: &ContainerSpec,
+    podman: bool,
+    user: Option<&str>,
+) -> ContainerCreateBody {
     let mut env = spec.env.clone();
     let mut argv = spec.argv.clone();
     let mut host = HostConfig {
@@ -66,8 +74,7 @@ pub(super) fn container(spec: &ContainerSpec, podman: bool) -> ContainerCreateBo
         entrypoint: argv.next().map(|program| vec![program]),
         cmd: Some(argv.collect()),
         env: Some(env),
-        // Changing an operating system is root's work, whoever the image runs its program as.
-        user: Some("0".to_owned()),
+        user: user.map(str::to_owned),
         working_dir: Some(spec.working_dir.clone()),
         hostname: Some(spec.hostname.clone()),
         labels: Some(spec.labels.clone().into_iter().collect()),
@@ -97,7 +104,7 @@ pub(super) fn exec(spec: &ExecSpec) -> ExecConfig {
         tty: Some(spec.tty),
         env: Some(spec.env.clone()),
         cmd: Some(spec.argv.clone()),
-        user: Some("0".to_owned()),
+        user: Some(ROOT.to_owned()),
         working_dir: Some(spec.working_dir.clone()),
         ..ExecConfig::default()
     }

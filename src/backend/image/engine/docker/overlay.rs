@@ -1,0 +1,115 @@
+//! What a container wrote, in the directory that overlayfs keeps it in. The engines' API tells
+//! where that is and has no way to take anything out of it. It is only reached on the engine's own
+//! host, as root.
+//!
+//! Names in it are the container's: no symbolic link is followed on the way to one.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use bollard::models::ContainerInspectResponse;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+
+/// The largest file that [`content`] reads.
+const CONTENT_BYTES: u64 = 4096;
+
+/// The directory, if the engine uses overlayfs and it is within reach.
+pub(super) fn upper_directory(container: &ContainerInspectResponse) -> Option<PathBuf> {
+    let driver = container.graph_driver.as_ref()?;
+    let upper = PathBuf::from(driver.data.get("UpperDir")?);
+    (driver.name.starts_with("overlay") && upper.is_dir()).then_some(upper)
+}
+
+/// Makes the paths what they are in the image: takes out what the container wrote there, also that
+/// something was removed. Directories are taken out if nothing is left in them. Blocks.
+pub(super) fn revert(upper: &Path, paths: &[String]) -> io::Result<()> {
+    // What is in a directory comes before it.
+    let mut paths: Vec<&String> = paths.iter().collect();
+    paths.sort_by(|one, other| other.cmp(one));
+    for path in paths {
+        let Some((parent, name)) = parent_of(upper, path)? else { continue };
+        let place = in_directory(&parent, name);
+        let is_directory = match std::fs::symlink_metadata(&place) {
+            Ok(file) => file.is_dir(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if !is_directory {
+            std::fs::remove_file(&place)?;
+            continue;
+        }
+        match std::fs::remove_dir(&place) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The content of a small regular file that the container wrote. Blocks.
+pub(super) fn content(upper: &Path, path: &str) -> Option<Vec<u8>> {
+    let (parent, name) = parent_of(upper, path).ok()??;
+    let place = in_directory(&parent, name);
+    let file = std::fs::symlink_metadata(&place).ok()?;
+    if !file.is_file() || file.len() > CONTENT_BYTES {
+        return None;
+    }
+    std::fs::read(place).ok()
+}
+
+/// The directory that a path is in, and its name there; `None` if there is no such directory.
+fn parent_of<'a>(upper: &Path, path: &'a str) -> io::Result<Option<(OwnedFd, &'a str)>> {
+    let Some((parent, name)) = path.trim_start_matches('/').rsplit_once('/').or_else(|| {
+        let name = path.trim_start_matches('/');
+        (!name.is_empty()).then_some((".", name))
+    }) else {
+        return Ok(None);
+    };
+    if matches!(name, "" | "." | "..") {
+        return Ok(None);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::openat(CWD, upper, flags, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    match rustix::fs::openat2(&top, parent, flags, Mode::empty(), resolve) {
+        Ok(directory) => Ok(Some((directory, name))),
+        // Removed, or replaced by something else.
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A name in an open directory.
+fn in_directory(directory: &OwnedFd, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_taken_out_and_links_lead_nowhere() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("file"), "kept").unwrap();
+        let upper = tempfile::tempdir().unwrap();
+        let at = |path: &str| upper.path().join(path);
+        std::fs::create_dir_all(at("var/lib/x")).unwrap();
+        std::fs::write(at("var/lib/x/seed"), "1").unwrap();
+        std::fs::write(at("var/lib/mine"), "1").unwrap();
+        std::os::unix::fs::symlink(outside.path(), at("etc")).unwrap();
+        let paths =
+            ["/var/lib/x", "/var/lib/x/seed", "/etc/file", "/..", "/", "/none/here", "/var"]
+                .map(str::to_owned);
+
+        revert(upper.path(), &paths).unwrap();
+        assert!(!at("var/lib/x").exists());
+        assert!(at("var/lib/mine").exists());
+        assert!(outside.path().join("file").exists());
+        assert_eq!(content(upper.path(), "/var/lib/mine").as_deref(), Some(&b"1"[..]));
+        assert_eq!(content(upper.path(), "/etc/file"), None);
+    }
+}
