@@ -67,9 +67,18 @@ impl Presences {
 impl Presence {
     /// Its sessions have ended, and it goes as soon as what they changed is saved.
     pub(super) fn ends(&self) {
+        self.set_ending(true);
+    }
+
+    /// Nothing was changed, and its container waits for further sessions.
+    pub(super) fn goes_on(&self) {
+        self.set_ending(false);
+    }
+
+    fn set_ending(&self, is_ending: bool) {
         self.all.send_modify(|all| {
             for entry in all.iter_mut().filter(|entry| entry.number == self.number) {
-                entry.is_ending = true;
+                entry.is_ending = is_ending;
             }
         });
     }

@@ -276,6 +276,7 @@ impl Inner {
                 self.forwards.resume(&current.interior, &self.arrivals).await;
                 current.active = 0;
                 current.concluding = false;
+                current.presence.goes_on();
                 current.command_failed = false;
                 current.client_lost = false;
                 current.decision = None;
