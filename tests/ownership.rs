@@ -23,7 +23,7 @@ fn a_command_on_somebody_elses_node_goes_on_with_a_warning() {
     let (_node, gateway) = node_with_image(&testbed, "alice/rpi-default:latest", "");
     let said = gateway.ssh("bob+rpi1").command("hostname").run().expect_success();
     said.expect_stdout("rpi1\n").expect_stderr_with(&[
-        "rpi1 is in use by alice",
+        "Node rpi1 seems to be used by another user",
         "alice/rpi-default:latest",
         "alice+rpi1",
     ]);
@@ -49,7 +49,7 @@ fn a_shell_on_somebody_elses_node_asks_first() {
     let (node, gateway) = node_with_image(&testbed, "alice/rpi-default:latest", "");
 
     let mut shell = gateway.login("bob+rpi1");
-    shell.expect("in use by alice");
+    shell.expect("Warning: Node rpi1 seems to be used by another user.");
     shell.expect(QUESTION);
     shell.send("what?\r");
     shell.expect(QUESTION);

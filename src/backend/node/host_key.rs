@@ -4,6 +4,9 @@
 //! nodes of a WalT platform share one host key) or the node's address, and in the gateway's own
 //! file under the node's name, where `accept-new` records what it sees first.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -108,6 +111,10 @@ impl HostKeys {
 
     fn accept(&self, key: &PublicKey, fingerprint: &str) -> Result<(), NodeFailure> {
         let _one_at_a_time = RECORDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let locked = lock(&self.accepted);
+        if let Err(error) = &locked {
+            warn!(file = %self.accepted.display(), %error, "cannot lock the file of host keys");
+        }
         // Another connection may have recorded a key since ours was begun.
         let recorded = look_up(&self.node, DEFAULT_PORT, &self.accepted)?;
         if let Some(recorded) = recorded.first() {
@@ -126,6 +133,16 @@ impl HostKeys {
         }
         Ok(())
     }
+}
+
+/// Keeps other processes from changing a file of recorded keys, until the result is dropped: the
+/// administrator's command replaces what the gateway adds to. Blocks.
+pub(super) fn lock(file: &Path) -> io::Result<File> {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".lock");
+    let lock = File::options().create(true).append(true).mode(0o600).open(name)?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+    Ok(lock)
 }
 
 fn look_up(host: &str, port: u16, file: &Path) -> Result<Vec<Recorded>, NodeFailure> {

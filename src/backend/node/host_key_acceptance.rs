@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +16,7 @@ use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::host_key::HostKeys;
+use super::host_key::{HostKeys, lock};
 use crate::backend::NodeFailure;
 use crate::inventory::NodeRecord;
 use crate::ssh::algorithms;
@@ -126,19 +127,23 @@ impl russh::client::Handler for Seen {
 
 /// Has `file` hold this key alone for the name. A reader finds the old file or the new one.
 fn replace_recorded(file: &Path, name: &str, key: &PublicKey) -> io::Result<()> {
+    let directory = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)?;
+    let _locked = lock(file)?;
     let before = match fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error),
     };
-    let directory = file.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
     let mut new = tempfile::NamedTempFile::new_in(directory)?;
     for line in before.lines().filter(|line| line.split_whitespace().next() != Some(name)) {
         writeln!(new, "{line}")?;
     }
     let key = key.to_openssh().map_err(io::Error::other)?;
     writeln!(new, "{name} {key}")?;
+    // The gateway may run as another user than the administrator.
+    let like = fs::metadata(file).or_else(|_| fs::metadata(directory))?;
+    std::os::unix::fs::fchown(new.as_file(), Some(like.uid()), Some(like.gid()))?;
     new.as_file().sync_all()?;
     new.persist(file)?;
     Ok(())

@@ -322,7 +322,7 @@ impl Attachment for NodeAttachment {
     }
 
     async fn stop_listening(&self, on: &Listen) -> Result<(), StreamError> {
-        let node = self.node_for_stream()?;
+        let node = self.look_up().map_err(|error| StreamError::Failed(error.to_string()))?;
         for upstream in self.upstreams.live() {
             if upstream.stop_listening(on, node.options.connect).await.is_ok() {
                 return Ok(());

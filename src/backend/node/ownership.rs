@@ -57,8 +57,8 @@ impl Courtesy {
             let (name, image) = (&node.name, node.image.as_deref().unwrap_or_default());
             console
                 .say(&format!(
-                    "Caution: node {name} is in use by {owner}: it runs {image}. If you are \
-                     {owner}, log in as {owner}+{name}."
+                    "Warning: Node {name} seems to be used by another user. It runs {image}; if you \
+                     are {owner}, log in as {owner}+{name}."
                 ))
                 .await;
         }
@@ -78,6 +78,7 @@ impl Courtesy {
     ) -> Result<(), StreamError> {
         let Some(owner) = other_owner(node, account) else { return Ok(()) };
         if node.options.other_owner == OtherOwner::Warn {
+            info!(node = %node.name, owner, "a forward to a node that another user owns");
             return Ok(());
         }
         // While the question is asked, the answer is not known.

@@ -6,9 +6,10 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -128,6 +129,7 @@ impl Spares {
             match stop.run_until_cancelled(connecting).await {
                 Some(Ok(upstream)) => {
                     if let Some(claim) = keep(&upstream, &node, claimed, &stop).await
+                        && files.is_some()
                         && files == Files::of(&node, &accepted).await
                     {
                         hand_over(upstream, &node, claim).await;
@@ -198,7 +200,10 @@ async fn keep(
 /// How the files stood by which a node is known and logged in to. A spare that was made by others
 /// than those of now is of no use: a key may have been withdrawn.
 #[derive(PartialEq, Eq)]
-struct Files([Option<(SystemTime, u64)>; 3]);
+struct Files([Option<Version>; 3]);
+
+/// Inode, time of the last change of any kind, and size.
+type Version = (u64, i64, i64, u64);
 
 impl Files {
     async fn of(node: &NodeRecord, accepted: &Path) -> Option<Self> {
@@ -207,7 +212,7 @@ impl Files {
         let look = move || {
             Self(files.map(|file| {
                 let found = std::fs::metadata(file).ok()?;
-                Some((found.modified().ok()?, found.len()))
+                Some((found.ino(), found.ctime(), found.ctime_nsec(), found.len()))
             }))
         };
         tokio::task::spawn_blocking(look).await.ok()

@@ -35,7 +35,7 @@ pub struct Patience {
 
 /// How long one piece may wait while others share the connection. A receiver that takes nothing
 /// is waited for once only.
-const BESIDE_OTHERS: Duration = Duration::from_millis(1);
+pub(super) const BESIDE_OTHERS: Duration = Duration::from_millis(1);
 
 impl Patience {
     /// Whether there is any.
@@ -93,6 +93,12 @@ impl DiskBudget {
     pub(super) fn take(&self, len: u64) -> bool {
         let fits = |used: u64| used.checked_add(len).filter(|used| *used <= self.limit);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    /// Bytes on disk now.
+    #[cfg(test)]
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
     }
 
     pub(super) fn give_back(&self, len: u64) {

@@ -1,5 +1,10 @@
 //! The queue's promises: order, bounds, and nothing lost.
 
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::limits::BESIDE_OTHERS;
 use super::*;
 
 fn limits(memory: usize, disk: u64) -> SpoolLimits {
@@ -143,13 +148,13 @@ async fn queues_share_a_bound_on_the_disk_and_give_back_what_they_took() {
     assert!(futures_util::poll!(blocked.as_mut()).is_pending());
     drop(blocked);
     second.push(piece(1, 500)).await;
-    assert_eq!(budget.used.load(Ordering::Relaxed), 1400);
+    assert_eq!(budget.used(), 1400);
 
     first_end.pop().await.unwrap();
     first_end.pop().await.unwrap();
-    assert_eq!(budget.used.load(Ordering::Relaxed), 500);
+    assert_eq!(budget.used(), 500);
     drop(second_end);
-    assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    assert_eq!(budget.used(), 0);
 }
 
 fn patient(channels: usize) -> (SpoolLimits, watch::Sender<usize>) {
