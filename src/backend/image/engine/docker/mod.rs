@@ -41,6 +41,11 @@ use crate::backend::WindowSize;
 
 /// How long a wait for the end of a container runs before it is asked again.
 const WAIT: Duration = Duration::from_secs(3600);
+/// How often Podman is asked to remove a container that it fails to remove, and the pause between:
+/// no event tells when it can.
+const REMOVALS: u32 = 20;
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(100);
+
 /// An engine behind a socket. Connects when first used and again after it went away.
 pub struct DockerEngine {
     candidates: Vec<PathBuf>,
@@ -338,19 +343,32 @@ impl Engine for DockerEngine {
     }
 
     async fn remove(&self, container: &str) -> Result<(), EngineError> {
-        let removed = self
-            .call("removing container", container, async |connection| {
-                let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-                match connection.docker.remove_container(container, Some(options)).await {
-                    // Somebody else is removing it just now.
-                    Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
-                    result => result,
-                }
-            })
-            .await;
-        match removed {
-            Err(error) if error.is_not_found() => Ok(()),
-            removed => removed,
+        let mut attempts = REMOVALS;
+        loop {
+            attempts -= 1;
+            let removed = self
+                .call("removing container", container, async |connection| {
+                    let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+                    match connection.docker.remove_container(container, Some(options)).await {
+                        // Somebody else is removing it just now.
+                        Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(true),
+                        // Podman kills what it takes for running, and gives up when that ends by
+                        // itself just then.
+                        Err(Error::DockerResponseServerError { status_code: 500, .. })
+                            if connection.podman && attempts > 0 =>
+                        {
+                            Ok(false)
+                        }
+                        result => result.map(|()| true),
+                    }
+                })
+                .await;
+            match removed {
+                Ok(false) => tokio::time::sleep(BETWEEN_REMOVALS).await,
+                Ok(true) => return Ok(()),
+                Err(error) if error.is_not_found() => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
     }
 
