@@ -9,6 +9,7 @@ mod frames;
 mod hijack;
 mod history;
 mod images;
+mod listing;
 mod overlay;
 mod spec;
 
@@ -24,8 +25,8 @@ use bollard::errors::Error;
 use bollard::models::ChangeType;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptionsBuilder,
-    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-    ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder,
+    StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
@@ -460,28 +461,9 @@ impl Engine for DockerEngine {
         label: &str,
         value: &str,
     ) -> Result<Vec<ContainerSummary>, EngineError> {
-        let containers = self
-            .call("listing", "containers", async |connection| {
-                let filters = HashMap::from([("label", vec![format!("{label}={value}")])]);
-                let options =
-                    ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-                connection.docker.list_containers(Some(options)).await
-            })
-            .await?;
-        Ok(containers
-            .into_iter()
-            .map(|container| ContainerSummary {
-                id: container.id.unwrap_or_default(),
-                name: container
-                    .names
-                    .unwrap_or_default()
-                    .first()
-                    .map(|name| name.trim_start_matches('/').to_owned())
-                    .unwrap_or_default(),
-                image_id: without_algorithm(&container.image_id.unwrap_or_default()),
-                labels: container.labels.unwrap_or_default().into_iter().collect(),
-            })
-            .collect())
+        let connection = self.connection().await?;
+        let listed = listing::containers(&connection, label, value).await;
+        self.noticed(listed).await
     }
 }
 
