@@ -316,11 +316,14 @@ impl Containers {
                 .abort_handle(),
         ];
         let streams = match (mode, streams) {
-            (Mode::Kept, Some(mut streams)) => {
-                // Holds the input open, which is what process 1 waits on.
+            (Mode::Kept, Some(ProcessStreams { stdin, mut output })) => {
                 tasks.push(
-                    tokio::spawn(async move { while streams.output.next().await.is_some() {} })
-                        .abort_handle(),
+                    tokio::spawn(async move {
+                        while output.next().await.is_some() {}
+                        // Held open until then, which is what process 1 waits on.
+                        drop(stdin);
+                    })
+                    .abort_handle(),
                 );
                 None
             }
