@@ -162,7 +162,8 @@ fn shells_files_and_forwards_are_refused_with_what_to_do() {
         said.expect_stderr_with(&["for n in rpi1 node-two; do scp FILE $n@"]);
     }
     let forward = gateway.ssh("rpi1,node-two").option(&["-W", "localhost:22"]).run();
-    assert_ne!(forward.code, Some(0));
+    assert_ne!(forward.code, Some(0), "{forward:?}");
+    gateway.expect_log("name one node");
 }
 
 #[test]
@@ -198,22 +199,38 @@ fn control_c_ends_the_wait_for_a_node() {
 }
 
 #[test]
-fn nothing_is_left_running_when_the_client_goes() {
+fn programs_end_on_all_nodes_when_the_client_goes() {
     let (testbed, _one, _two, gateway) = two_nodes();
-    // The nodes share this machine's files of the test.
-    let mark = format!("waltgate-set-{}", testbed.path("").display()).replace('/', "-");
-    let command = format!("exec -a {mark} sleep 600");
-    let session =
-        gateway.ssh("rpi1,node-two").command(&format!("echo ready; bash -c '{command}'")).start();
-    session.expect_stdout("ready");
-    let running = || {
-        let listed = std::process::Command::new("pgrep").args(["-f", &mark]).output().unwrap();
-        String::from_utf8_lossy(&listed.stdout).lines().count()
+    let test = testbed.path("").display().to_string().replace('/', "-");
+    // The whole name stands in no command line but that of the program itself.
+    let command =
+        format!("echo ready; start=in; exec bash -c \"exec -a ${{start}}-$(hostname){test} cat\"");
+    let session = gateway.ssh("rpi1,node-two").command(&command).start();
+    let runs_on = |node: &str| {
+        let name = format!("^in-{node}{test}");
+        let found = std::process::Command::new("pgrep").args(["-f", &name]).output().unwrap();
+        found.status.success()
     };
-    eventually("both run", || running() >= 2);
+    eventually("both run", || runs_on("rpi1") && runs_on("node-two"));
     session.kill();
+    eventually("both have ended", || !runs_on("rpi1") && !runs_on("node-two"));
     gateway.wait_until_idle();
-    eventually("the connections to the nodes are closed", || {
-        gateway.log().matches("session ended").count() == 1
-    });
+}
+
+#[test]
+fn more_nodes_than_are_connected_to_at_once_all_get_the_input() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd_off("node");
+    node.configure("MaxStartups 200\n");
+    let node = node.started();
+    let mut nodes = String::new();
+    for number in 1..=70 {
+        nodes += &format!("[nodes.n{number}]\naddress = \"{}\"\n", node.address());
+    }
+    // Spares would double the connections.
+    let gateway =
+        testbed.gateway().more_node_defaults("spare_connections = false").tables(&nodes).start();
+    let input = "x".repeat(2 << 20);
+    let said = gateway.ssh("all-nodes").command("wc -c").stdin(&input).run().expect_success();
+    assert_eq!(said.text().matches("2097152").count(), 70, "{said:?}");
 }

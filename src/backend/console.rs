@@ -13,6 +13,19 @@ pub enum Answer {
     Gone,
 }
 
+/// Makes control characters visible, so that no name or message can steer the terminal.
+pub(crate) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 /// Why a wait was cut short by the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interrupt {
@@ -44,4 +57,14 @@ pub trait Console: Send {
     async fn ask(&mut self, prompt: &str) -> Answer;
     /// Forgets input that was typed and not read, as after a shell that ended.
     fn discard_input(&mut self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn escape_sequences_in_messages_are_made_visible() {
+        assert_eq!(visible("a\x1b[2Jb\r\nü"), "a\\u{1b}[2Jb\\r\\nü");
+    }
 }

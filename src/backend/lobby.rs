@@ -65,7 +65,8 @@ impl Lobby {
             "This is waltgate {}. You are {account}.\n\n\
              In place of \"{}\" in your ssh command, write\n  \
              NODE          for a shell on a node\n  \
-             image.NAME    for a shell in an image; what you change can be saved\n\n\
+             image.NAME    for a shell in an image; what you change can be saved\n  \
+             NODE,NODE     and a command, for several nodes; also my-nodes, free-nodes, all-nodes\n\n\
              \"ssh {}@... unsaved\" lists the changes of images that you have not saved yet.\n\n",
             env!("CARGO_PKG_VERSION"),
             self.name,

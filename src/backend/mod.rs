@@ -25,6 +25,7 @@ use crate::names::AccountName;
 use crate::target::Target;
 
 pub(crate) use self::age::{ago, in_words, size};
+pub(crate) use self::console::visible;
 pub use self::console::{Answer, Console, Interrupt};
 pub use self::error::{BackendError, NodeFailure};
 pub use self::session::{

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 
 use super::channel::{ChannelOutput, InterruptKey};
 use super::line_editor::{Edit, LineEditor};
-use crate::backend::{Answer, Console, Interrupt};
+use crate::backend::{Answer, Console, Interrupt, visible};
 use crate::relay::spool::{Consumer, Piece, Stream};
 use crate::relay::{ClientOutput, InputEof};
 
@@ -147,28 +147,5 @@ impl Console for ChannelConsole<'_> {
 
     fn discard_input(&mut self) {
         self.input.discard_queued();
-    }
-}
-
-/// Makes control characters visible, so that no name or message can steer the terminal.
-fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::visible;
-
-    #[test]
-    fn escape_sequences_in_messages_are_made_visible() {
-        assert_eq!(visible("a\x1b[2Jb\r\nü"), "a\\u{1b}[2Jb\\r\\nü");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -63,13 +64,9 @@ impl SetStdin {
 
     /// Copies a piece to all; nodes that take none any more are left out from then on.
     async fn copy(&mut self, piece: impl Fn() -> Piece) -> Result<(), Gone> {
-        let mut left = Vec::with_capacity(self.nodes.len());
-        for node in self.nodes.drain(..) {
-            if node.take(piece()).await {
-                left.push(node);
-            }
-        }
-        self.nodes = left;
+        let taken = join_all(self.nodes.iter().map(|node| node.take(piece()))).await;
+        let mut taken = taken.into_iter();
+        self.nodes.retain(|_| taken.next() == Some(true));
         if self.nodes.is_empty() { Err(Gone) } else { Ok(()) }
     }
 }
@@ -132,6 +129,22 @@ mod tests {
         assert!(stuck.lost.is_cancelled());
         stdin.eof().await.unwrap();
         assert_eq!(reading.await.unwrap(), 3 * PIECES * 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn several_nodes_that_take_nothing_hold_the_others_up_no_longer_than_one() {
+        let mut stdin = SetStdin::new(false);
+        let nodes: Vec<_> = (0..5).map(|_| stdin.add()).collect();
+        for node in &nodes {
+            node.runs.store(true, Ordering::Relaxed);
+        }
+        let started = tokio::time::Instant::now();
+        for _ in 0..PIECES {
+            stdin.write(Bytes::from_static(b"x")).await.unwrap();
+        }
+        assert_eq!(stdin.write(Bytes::from_static(b"x")).await, Err(Gone));
+        assert_eq!(started.elapsed(), PATIENCE);
+        assert!(nodes.iter().all(|node| node.lost.is_cancelled()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::backend::OutputEvent;
+use crate::backend::{OutputEvent, visible};
 use crate::names::NodeName;
 
 /// A longer line is shown in pieces of this many bytes.
@@ -46,21 +46,22 @@ impl Lines {
         Self { prefix, unfinished: BytesMut::new() }
     }
 
-    /// The lines that are whole with these bytes; empty if none is.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Bytes {
+    /// Takes some of the bytes, all in the end, and gives the lines that are whole with them: no
+    /// more than [`LONGEST_LINE`] bytes and one line, as a name may be longer than what is behind
+    /// it.
+    pub(super) fn take_from(&mut self, bytes: &mut &[u8]) -> Bytes {
         let mut whole = BytesMut::new();
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let mut part = part;
-            while self.unfinished.len() + part.len() > LONGEST_LINE && part.last() != Some(&b'\n') {
-                let (fits, rest) = part.split_at(LONGEST_LINE - self.unfinished.len());
-                self.unfinished.put_slice(fits);
-                self.take(&mut whole);
-                whole.put_u8(b'\n');
-                part = rest;
-            }
+        while !bytes.is_empty() && whole.len() < LONGEST_LINE {
+            let room = &bytes[..bytes.len().min(LONGEST_LINE - self.unfinished.len())];
+            let end = room.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+            let (part, rest) = bytes.split_at(end.unwrap_or(room.len()));
             self.unfinished.put_slice(part);
-            if part.last() == Some(&b'\n') {
-                self.take(&mut whole);
+            *bytes = rest;
+            if end.is_some() {
+                self.show(&mut whole);
+            } else if self.unfinished.len() == LONGEST_LINE {
+                self.show(&mut whole);
+                whole.put_u8(b'\n');
             }
         }
         whole.freeze()
@@ -70,26 +71,26 @@ impl Lines {
     pub(super) fn finish(&mut self) -> Bytes {
         let mut rest = BytesMut::new();
         if !self.unfinished.is_empty() {
-            self.take(&mut rest);
+            self.show(&mut rest);
             rest.put_u8(b'\n');
         }
         rest.freeze()
     }
 
-    fn take(&mut self, whole: &mut BytesMut) {
+    fn show(&mut self, whole: &mut BytesMut) {
         whole.put_slice(&self.prefix);
         whole.put_slice(&self.unfinished);
         self.unfinished.clear();
     }
 }
 
-/// A line of the gateway's own: on standard error, where there is one.
-pub(super) fn notice(line: &str, has_terminal: bool) -> OutputEvent {
-    if has_terminal {
-        OutputEvent::Stdout(Bytes::from(format!("{line}\r\n")))
-    } else {
-        OutputEvent::Stderr(Bytes::from(format!("{line}\n")))
-    }
+/// A line of the gateway's own behind `prefix`: on standard error, where there is one.
+pub(super) fn notice(prefix: &[u8], line: &str, has_terminal: bool) -> OutputEvent {
+    // Nodes have a word in it.
+    let line = visible(line);
+    let (event, end): (fn(Bytes) -> OutputEvent, _) =
+        if has_terminal { (OutputEvent::Stdout, "\r\n") } else { (OutputEvent::Stderr, "\n") };
+    event([prefix, line.as_bytes(), end.as_bytes()].concat().into())
 }
 
 #[cfg(test)]
@@ -102,6 +103,16 @@ mod tests {
 
     fn lines() -> Lines {
         Lines::new(Bytes::from_static(b"n: "))
+    }
+
+    impl Lines {
+        fn push(&mut self, mut bytes: &[u8]) -> Vec<u8> {
+            let mut shown = Vec::new();
+            while !bytes.is_empty() {
+                shown.extend(self.take_from(&mut bytes));
+            }
+            shown
+        }
     }
 
     #[test]
@@ -117,12 +128,12 @@ mod tests {
     #[test]
     fn lines_are_whole_whatever_pieces_they_come_in() {
         let mut lines = lines();
-        assert_eq!(lines.push(b"on"), "");
-        assert_eq!(lines.push(b"e\ntwo\nthr"), "n: one\nn: two\n");
-        assert_eq!(lines.push(b"ee"), "");
+        assert_eq!(lines.push(b"on"), b"");
+        assert_eq!(lines.push(b"e\ntwo\nthr"), b"n: one\nn: two\n");
+        assert_eq!(lines.push(b"ee"), b"");
         assert_eq!(lines.finish(), "n: three\n");
         assert_eq!(lines.finish(), "");
-        assert_eq!(lines.push(b"\n"), "n: \n");
+        assert_eq!(lines.push(b"\n"), b"n: \n");
     }
 
     #[test]
@@ -138,5 +149,27 @@ mod tests {
         assert_eq!(shown.iter().filter(|byte| **byte == b'\n').count(), 2);
         assert!(lines.unfinished.len() < LONGEST_LINE);
         assert_eq!(lines.finish().len(), LONGEST_LINE - 1 + "n: \n".len());
+    }
+
+    #[test]
+    fn short_lines_behind_a_long_name_do_not_grow_without_bound() {
+        let mut lines = Lines::new(Bytes::from(vec![b'n'; 60]));
+        let input = vec![b'\n'; 32 * 1024];
+        let mut left = input.as_slice();
+        let mut shown = 0;
+        while !left.is_empty() {
+            let piece = lines.take_from(&mut left);
+            assert!(piece.len() <= LONGEST_LINE + 61, "{}", piece.len());
+            shown += piece.len();
+        }
+        assert_eq!(shown, 61 * input.len());
+    }
+
+    #[test]
+    fn a_line_of_the_gateway_cannot_be_forged_by_a_node() {
+        let OutputEvent::Stderr(shown) = notice(b"", "a\r\nwaltgate: b\x1b[2J", false) else {
+            panic!("a notice is for standard error");
+        };
+        assert_eq!(shown, "a\\r\\nwaltgate: b\\u{1b}[2J\n");
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::input::{MemberInput, Piece};
-use super::lines::Lines;
+use super::lines::{self, Lines};
 use crate::backend::node::words;
 use crate::backend::{
     Answer, Attachment, BackendError, BackendSession, Console, Control, ExitStatus, Interrupt,
@@ -85,10 +85,9 @@ impl Member {
                     return Outcome::Failed(reason);
                 }
             };
-            input.runs.store(true, Ordering::Relaxed);
-            let outcome = carry(session, &mut input, &mut orders, &mut shown).await;
             drop(turn);
-            outcome
+            input.runs.store(true, Ordering::Relaxed);
+            carry(session, &mut input, &mut orders, &mut shown).await
         }
         .await;
         Ended { name, outcome }
@@ -104,23 +103,26 @@ async fn carry(
 ) -> Outcome {
     let BackendSession { mut stdin, control, mut output, .. } = session;
     let (lost, hang_up) = (input.lost.clone(), orders.hang_up.clone());
-    let feeding = feed(&mut input.pieces, stdin.as_mut());
-    let ordering = pass_on(&mut orders.window, &mut orders.signals, control.as_ref());
-    let showing = show(output.as_mut(), shown);
-    tokio::pin!(feeding, ordering, showing);
-    let (mut fed, mut ordered) = (false, false);
-    let failure = loop {
-        tokio::select! {
-            () = &mut ordering, if !ordered => ordered = true,
-            () = &mut feeding, if !fed => fed = true,
-            status = &mut showing => return match status {
-                Some(status) => Outcome::Exited(status),
-                None => Outcome::Failed("its connection was lost".to_owned()),
-            },
-            () = lost.cancelled() => break "it did not take its input in time",
-            () = hang_up.cancelled() => break "the client went away",
+    let failure = {
+        let feeding = feed(&mut input.pieces, stdin.as_mut());
+        let ordering = pass_on(&mut orders.window, &mut orders.signals, control.as_ref());
+        let showing = show(output.as_mut(), shown);
+        tokio::pin!(feeding, ordering, showing);
+        let (mut fed, mut ordered) = (false, false);
+        loop {
+            tokio::select! {
+                () = &mut ordering, if !ordered => ordered = true,
+                () = &mut feeding, if !fed => fed = true,
+                status = &mut showing => return match status {
+                    Some(status) => Outcome::Exited(status),
+                    None => Outcome::Failed("its connection was lost".to_owned()),
+                },
+                () = lost.cancelled() => break "it did not take its input in time",
+                () = hang_up.cancelled() => break "the client went away",
+            }
         }
     };
+    shown.notice(failure).await;
     if timeout(HANG_UP, control.hang_up()).await.is_err() {
         debug!("a node did not hang up in time");
     }
@@ -204,13 +206,19 @@ impl Shown {
     }
 
     async fn stdout(&mut self, bytes: &[u8]) {
-        let lines = self.stdout.push(bytes);
-        self.send(OutputEvent::Stdout, lines).await;
+        let mut left = bytes;
+        while !left.is_empty() {
+            let lines = self.stdout.take_from(&mut left);
+            self.send(OutputEvent::Stdout, lines).await;
+        }
     }
 
     async fn stderr(&mut self, bytes: &[u8]) {
-        let lines = self.stderr.push(bytes);
-        self.send(OutputEvent::Stderr, lines).await;
+        let mut left = bytes;
+        while !left.is_empty() {
+            let lines = self.stderr.take_from(&mut left);
+            self.send(OutputEvent::Stderr, lines).await;
+        }
     }
 
     async fn finish(&mut self) {
@@ -221,15 +229,17 @@ impl Shown {
 
     /// A line of the gateway's own about this node.
     async fn notice(&mut self, line: &str) {
-        let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let end = if self.has_terminal { "\r\n" } else { "\n" };
-        let line = [&self.prefix, line.as_bytes(), end.as_bytes()].concat();
-        let event = if self.has_terminal { OutputEvent::Stdout } else { OutputEvent::Stderr };
-        self.send(event, line.into()).await;
+        self.deliver(lines::notice(&self.prefix, line, self.has_terminal)).await;
     }
 
     async fn send(&self, event: fn(Bytes) -> OutputEvent, lines: Bytes) {
-        if !lines.is_empty() && self.output.send(event(lines)).await.is_err() {
+        if !lines.is_empty() {
+            self.deliver(event(lines)).await;
+        }
+    }
+
+    async fn deliver(&self, event: OutputEvent) {
+        if self.output.send(event).await.is_err() {
             debug!("output of a node has nobody to go to");
         }
     }

@@ -35,10 +35,13 @@ use crate::backend::{
 use crate::names::NodeName;
 use crate::sftp::scp;
 
-/// Nodes that are worked on at the same time; the others wait for their turn.
+/// Nodes that are being connected to at the same time. Programs that run do not count: those that
+/// wait for the client's input could otherwise wait for others that wait for their turn.
 const AT_ONCE: usize = 64;
 /// Pieces of output that wait for the client; the nodes wait behind them.
 const OUTPUT_PIECES: usize = 64;
+/// Names in a refusal.
+const NAMED: usize = 8;
 /// Signals that wait for a node.
 const SIGNALS: usize = 16;
 /// How a client of rsync starts the other end.
@@ -78,7 +81,10 @@ impl NodeSetAttachment {
     /// What a set cannot do, in words that say what can be done instead.
     fn refusal(&self, request: &SessionRequest, names: &[NodeName]) -> Option<BackendError> {
         let one_by_one = |command: &str| {
-            let all: Vec<&str> = names.iter().map(NodeName::as_str).collect();
+            let mut all = names.iter().take(NAMED).map(NodeName::as_str).collect::<Vec<_>>();
+            if names.len() > NAMED {
+                all.push("...");
+            }
             let all = all.join(" ");
             format!("files go to one node at a time: for n in {all}; do {command}; done")
         };
@@ -193,7 +199,7 @@ async fn conclude(
         }
     }
     let status = report.exit_status();
-    let summary = report.summary().map(|line| lines::notice(&line, has_terminal));
+    let summary = report.summary().map(|line| lines::notice(b"", &line, has_terminal));
     let last = [OutputEvent::Eof, OutputEvent::Exit(ExitStatus::Code(status))];
     for event in summary.into_iter().chain(last) {
         if output.send(event).await.is_err() {
