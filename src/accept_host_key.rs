@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::node::{Accepted, accept_host_key};
 use crate::config::Config;
-use crate::gateway::{Parts, accepted_host_keys};
+use crate::gateway::{Parts, own_host_keys};
 use crate::names::NodeName;
 
 /// How long the WalT server gets to answer.
@@ -51,7 +51,7 @@ async fn accept(
         let stale = unknown.stale.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
         anyhow!("{unknown}{stale}")
     })?;
-    accept_host_key(&node, &accepted_host_keys(config), fingerprint)
+    accept_host_key(&node, &own_host_keys(config), fingerprint)
         .await
         .with_context(|| format!("node {name}"))
 }

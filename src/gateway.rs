@@ -17,7 +17,7 @@ use crate::auth::{AuthSetupError, Authenticator};
 use crate::backend::image::catalogue::Catalogue;
 use crate::backend::image::{BINFMT_MISC, ImageBackend, ImageParts};
 use crate::backend::lobby::Lobby;
-use crate::backend::node::{NodeBackend, NodeSet, SetAccess};
+use crate::backend::node::{NodeBackend, NodeSet, OwnHostKeys, SetAccess};
 use crate::backend::{Attachment, Backend, BackendError, Caller, ClientChannels};
 use crate::config::{Config, HostKeyPolicy};
 use crate::inventory::static_toml::StaticInventory;
@@ -113,12 +113,8 @@ impl Parts {
             None => None,
         };
         let inventory = Arc::new(Inventories::new(sources));
-        let nodes = Arc::new(NodeBackend::new(
-            inventory.clone(),
-            accepted_host_keys(config),
-            background,
-            stop,
-        ));
+        let nodes =
+            Arc::new(NodeBackend::new(inventory.clone(), own_host_keys(config), background, stop));
         let catalogue = Arc::new(Catalogue::new(config.images.clone(), inventory.clone()));
         let images = Arc::new(ImageBackend::new(ImageParts {
             engine: config.engine.clone(),
@@ -287,8 +283,8 @@ impl Backends {
 }
 
 /// The file in which the gateway records the host keys of nodes, under the nodes' names.
-pub(crate) fn accepted_host_keys(config: &Config) -> PathBuf {
-    config.server.state_dir.join("known_hosts")
+pub(crate) fn own_host_keys(config: &Config) -> OwnHostKeys {
+    OwnHostKeys::new(config.server.state_dir.join("known_hosts"), config.file.clone())
 }
 
 fn create_private(directory: &Path) -> Result<(), GatewayError> {

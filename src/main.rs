@@ -58,7 +58,7 @@ enum Command {
 #[derive(clap::Args)]
 struct ConfigFile {
     /// The configuration file.
-    #[arg(short = 'c', long = "config", default_value = "/etc/waltgate/waltgate.toml")]
+    #[arg(short = 'c', long = "config", default_value = waltgate::config::DEFAULT_FILE)]
     path: PathBuf,
 }
 

@@ -5,7 +5,7 @@
 mod support;
 
 use support::gateway::waltgate;
-use support::{Finished, Gateway, Node, Testbed};
+use support::{Finished, Node, Testbed};
 
 /// Gives the node a new host key.
 fn change_host_key(testbed: &Testbed, node: &mut Node, name: &str) {
@@ -17,14 +17,15 @@ fn change_host_key(testbed: &Testbed, node: &mut Node, name: &str) {
 #[track_caller]
 fn command_shown(refused: &Finished) -> Vec<String> {
     let (_, command) = refused.stderr.split_once("waltgate accept-host-key ").unwrap();
-    let words: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
-    assert_eq!(words.len(), 2, "{refused:?}");
+    let words = command.trim_end().split(' ').map(|word| word.trim_matches('\'').to_owned());
+    let words: Vec<String> = words.collect();
+    assert!(matches!(words.as_slice(), [_, _, c, _] if c == "-c"), "{refused:?}");
     words
 }
 
-fn accept(gateway: &Gateway, words: &[String]) -> Finished {
-    let config = gateway.config().to_str().unwrap();
-    waltgate(&["accept-host-key", &words[0], &words[1], "-c", config], b"")
+fn accept(words: &[String]) -> Finished {
+    let words = words.iter().map(String::as_str);
+    waltgate(&["accept-host-key"].into_iter().chain(words).collect::<Vec<_>>(), b"")
 }
 
 #[test]
@@ -37,14 +38,14 @@ fn the_command_that_a_refusal_shows_accepts_the_changed_key() {
 
     let refused = gateway.ssh("rpi1").command("true").run().expect_code(255);
     // The file of known hosts is another program's: the old key stays in it.
-    let said = accept(&gateway, &command_shown(&refused)).expect_success();
+    let said = accept(&command_shown(&refused)).expect_success();
     assert!(said.text().contains("known_hosts:1 is accepted as well"), "{said:?}");
     gateway.ssh("rpi1").command("true").run().expect_success().expect_stderr("");
 
     // Once more: of the gateway's own keys, only the last is accepted.
     change_host_key(&testbed, &mut node, "third");
     let refused = gateway.ssh("rpi1").command("true").run().expect_code(255);
-    accept(&gateway, &command_shown(&refused)).expect_success();
+    accept(&command_shown(&refused)).expect_success();
     gateway.ssh("rpi1").command("true").run().expect_success();
     node.use_host_key(&testbed.path("second"));
     node.reboot();
@@ -58,7 +59,7 @@ fn an_unknown_key_is_accepted_by_the_same_command() {
     let node = testbed.sshd("rpi1");
     let gateway = testbed.gateway().node(&node).start();
     let refused = gateway.ssh("rpi1").command("true").run().expect_code(255);
-    let said = accept(&gateway, &command_shown(&refused)).expect_success();
+    let said = accept(&command_shown(&refused)).expect_success();
     assert!(!said.text().contains("as well"), "{said:?}");
     gateway.ssh("rpi1").command("true").run().expect_success();
 }
@@ -74,11 +75,11 @@ fn a_key_that_the_node_does_not_present_is_not_accepted() {
     let presented = words[1].clone();
 
     words[1] = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned();
-    let other = accept(&gateway, &words).expect_code(1);
+    let other = accept(&words).expect_code(1);
     assert!(other.stderr.contains(&presented), "{other:?}");
     words[1] = presented;
     words[0] = "rpi2".to_owned();
-    let unknown = accept(&gateway, &words).expect_code(1);
+    let unknown = accept(&words).expect_code(1);
     assert!(unknown.stderr.contains("rpi2"), "{unknown:?}");
     gateway.ssh("rpi1").command("true").run().expect_code(255);
 }
@@ -89,8 +90,9 @@ fn a_key_is_not_accepted_of_a_node_that_is_off() {
     let mut node = testbed.sshd("rpi1");
     let gateway = testbed.gateway().node(&node).start();
     node.unplug();
-    let words =
-        ["rpi1".to_owned(), "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned()];
-    let said = accept(&gateway, &words).expect_code(1);
+    let config = gateway.config().display().to_string();
+    let words = ["rpi1", "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "-c", &config]
+        .map(str::to_owned);
+    let said = accept(&words).expect_code(1);
     assert!(said.stderr.contains("rpi1") && said.stderr.contains("cannot connect"), "{said:?}");
 }

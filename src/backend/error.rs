@@ -21,6 +21,8 @@ pub enum NodeFailure {
     HostKeyUnknown {
         /// Where the key should be recorded.
         known_hosts: String,
+        /// The command that accepts the key.
+        accept: String,
         /// SHA-256 fingerprint of the key presented.
         fingerprint: String,
     },
@@ -28,6 +30,8 @@ pub enum NodeFailure {
     HostKeyChanged {
         /// Where the recorded key is, `FILE:LINE`.
         recorded: String,
+        /// The command that accepts the key.
+        accept: String,
         /// SHA-256 fingerprint of the key presented.
         fingerprint: String,
     },

@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
@@ -93,7 +93,8 @@ impl Config {
         base: &Path,
     ) -> Result<(Self, Vec<Warning>), ConfigErrors> {
         let report = Report::new(path, bytes);
-        let config = read(bytes, base, &report);
+        let file = base.join(path.file_name().unwrap_or_default());
+        let config = read(bytes, base, file, &report);
         let (errors, warnings) = report.finish();
         match config {
             Some(config) if errors.is_empty() => Ok((config, warnings)),
@@ -113,7 +114,7 @@ fn exposed_hashes(path: &Path) -> Warning {
 }
 
 /// The configuration in `bytes`; `None` only after an error that was reported.
-fn read(bytes: &[u8], base: &Path, report: &Report) -> Option<Config> {
+fn read(bytes: &[u8], base: &Path, file: PathBuf, report: &Report) -> Option<Config> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(err) => {
@@ -144,6 +145,7 @@ fn read(bytes: &[u8], base: &Path, report: &Report) -> Option<Config> {
     let images = sections::images(&mut root);
     root.finish();
     Some(Config {
+        file,
         server: server?,
         limits,
         auth: auth?,

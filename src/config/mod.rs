@@ -23,9 +23,14 @@ use crate::names::{AccountName, ImageLabel, Login, NodeName};
 pub use file::{ConfigErrors, Warning};
 pub use reader::Problem;
 
+/// What is read when no other file is named.
+pub const DEFAULT_FILE: &str = "/etc/waltgate/waltgate.toml";
+
 /// Everything the configuration file says.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The file it was read from, absolute, for commands that are to be pasted.
+    pub file: PathBuf,
     /// `[server]`
     pub server: Server,
     /// `[limits]`

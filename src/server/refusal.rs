@@ -3,7 +3,6 @@
 
 use crate::backend::image::ImageError;
 use crate::backend::{BackendError, NodeFailure};
-use crate::names::NodeName;
 use crate::target::UsernameError;
 
 /// The other end could not be reached, as ssh(1) has it.
@@ -82,7 +81,7 @@ impl From<&BackendError> for Refusal {
                 ),
             ),
             BackendError::Node { name, failure } => {
-                Self::new(UNREACHABLE, format!("node {name}: {}", node_failure(name, failure)))
+                Self::new(UNREACHABLE, format!("node {name}: {}", node_failure(failure)))
             }
             BackendError::BootTimeout { name, seconds, last } => Self::new(
                 UNREACHABLE,
@@ -95,7 +94,7 @@ impl From<&BackendError> for Refusal {
     }
 }
 
-fn node_failure(name: &NodeName, failure: &NodeFailure) -> String {
+fn node_failure(failure: &NodeFailure) -> String {
     match failure {
         NodeFailure::Unreachable(reason) => format!("cannot connect: {reason}"),
         NodeFailure::Handshake(reason) => format!("the SSH handshake failed: {reason}"),
@@ -103,14 +102,14 @@ fn node_failure(name: &NodeName, failure: &NodeFailure) -> String {
             "it does not accept the gateway's key for {login}; ask the administrator to \
              authorise {identity} there"
         ),
-        NodeFailure::HostKeyUnknown { known_hosts, fingerprint } => format!(
+        NodeFailure::HostKeyUnknown { known_hosts, accept, fingerprint } => format!(
             "its host key {fingerprint} is not known; ask the administrator to add it to \
-             {known_hosts}, or to run: waltgate accept-host-key {name} {fingerprint}"
+             {known_hosts}, or to run: {accept}"
         ),
-        NodeFailure::HostKeyChanged { recorded, fingerprint } => format!(
+        NodeFailure::HostKeyChanged { recorded, accept, fingerprint } => format!(
             "ITS HOST KEY HAS CHANGED to {fingerprint}, or something pretends to be the node; \
              the old key is at {recorded}; if the change is expected, ask the administrator to \
-             run: waltgate accept-host-key {name} {fingerprint}"
+             run: {accept}"
         ),
         NodeFailure::RequestRefused(what) => format!("it refused {what}"),
         NodeFailure::Identity(reason) => format!("the gateway's own key cannot be used: {reason}"),

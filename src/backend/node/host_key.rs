@@ -15,7 +15,7 @@ use russh::keys::{Algorithm, HashAlg, PublicKey};
 use tracing::{info, warn};
 
 use crate::backend::NodeFailure;
-use crate::config::HostKeyPolicy;
+use crate::config::{DEFAULT_FILE, HostKeyPolicy};
 use crate::inventory::NodeRecord;
 
 /// Two first sights at once must not both be recorded.
@@ -24,13 +24,37 @@ static RECORDING: Mutex<()> = Mutex::new(());
 /// The port under which names without a port are recorded.
 const DEFAULT_PORT: u16 = 22;
 
+/// The gateway's own file of host keys, and how its administrator accepts one.
+#[derive(Debug, Clone)]
+pub struct OwnHostKeys {
+    pub(super) file: PathBuf,
+    config: PathBuf,
+}
+
+impl OwnHostKeys {
+    /// `config` is the configuration file, as the command is to name it.
+    pub fn new(file: PathBuf, config: PathBuf) -> Self {
+        Self { file, config }
+    }
+
+    /// What the administrator pastes into a shell.
+    fn command_to_accept(&self, node: &str, fingerprint: &str) -> String {
+        let command = format!("waltgate accept-host-key {node} {fingerprint}");
+        if self.config == Path::new(DEFAULT_FILE) {
+            return command;
+        }
+        let config = self.config.display().to_string().replace('\'', r"'\''");
+        format!("{command} -c '{config}'")
+    }
+}
+
 /// What is known of a node's host keys, read before connecting to it.
 #[derive(Debug, Clone)]
 pub(super) struct HostKeys {
     policy: HostKeyPolicy,
     node: String,
     known_hosts: PathBuf,
-    accepted: PathBuf,
+    own: OwnHostKeys,
     recorded: Vec<Recorded>,
 }
 
@@ -43,7 +67,7 @@ struct Recorded {
 
 impl HostKeys {
     /// Reads the files. Blocks on the disk.
-    pub(super) fn read(node: &NodeRecord, accepted: &Path) -> Result<Self, NodeFailure> {
+    pub(super) fn read(node: &NodeRecord, own: &OwnHostKeys) -> Result<Self, NodeFailure> {
         let options = &node.options;
         let mut recorded = match &options.host_key_alias {
             Some(alias) => look_up(alias, DEFAULT_PORT, &options.known_hosts)?,
@@ -52,12 +76,12 @@ impl HostKeys {
                 look_up(&address, node.address.port(), &options.known_hosts)?
             }
         };
-        recorded.extend(look_up(node.name.as_str(), DEFAULT_PORT, accepted)?);
+        recorded.extend(look_up(node.name.as_str(), DEFAULT_PORT, &own.file)?);
         Ok(Self {
             policy: options.host_key_policy,
             node: node.name.to_string(),
             known_hosts: options.known_hosts.clone(),
-            accepted: accepted.to_owned(),
+            own: own.clone(),
             recorded,
         })
     }
@@ -97,39 +121,42 @@ impl HostKeys {
             .find(|recorded| same_kind(&recorded.key.algorithm(), &presented.algorithm()))
             .or_else(|| self.recorded.first());
         match (same_kind_recorded, self.policy) {
-            (Some(recorded), _) => Err(NodeFailure::HostKeyChanged {
-                recorded: format!("{}:{}", recorded.file.display(), recorded.line),
-                fingerprint,
-            }),
+            (Some(recorded), _) => Err(self.changed(recorded, fingerprint)),
             (None, HostKeyPolicy::AcceptNew) => self.accept(presented, &fingerprint),
             (None, _) => Err(NodeFailure::HostKeyUnknown {
                 known_hosts: self.known_hosts.display().to_string(),
+                accept: self.own.command_to_accept(&self.node, &fingerprint),
                 fingerprint,
             }),
         }
     }
 
+    fn changed(&self, recorded: &Recorded, fingerprint: String) -> NodeFailure {
+        NodeFailure::HostKeyChanged {
+            recorded: format!("{}:{}", recorded.file.display(), recorded.line),
+            accept: self.own.command_to_accept(&self.node, &fingerprint),
+            fingerprint,
+        }
+    }
+
     fn accept(&self, key: &PublicKey, fingerprint: &str) -> Result<(), NodeFailure> {
         let _one_at_a_time = RECORDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let locked = lock(&self.accepted);
+        let locked = lock(&self.own.file);
         if let Err(error) = &locked {
-            warn!(file = %self.accepted.display(), %error, "cannot lock the file of host keys");
+            warn!(file = %self.own.file.display(), %error, "cannot lock the file of host keys");
         }
         // Another connection may have recorded a key since ours was begun.
-        let recorded = look_up(&self.node, DEFAULT_PORT, &self.accepted)?;
+        let recorded = look_up(&self.node, DEFAULT_PORT, &self.own.file)?;
         if let Some(recorded) = recorded.first() {
             if recorded.key.key_data() == key.key_data() {
                 return Ok(());
             }
-            return Err(NodeFailure::HostKeyChanged {
-                recorded: format!("{}:{}", recorded.file.display(), recorded.line),
-                fingerprint: fingerprint.to_owned(),
-            });
+            return Err(self.changed(recorded, fingerprint.to_owned()));
         }
         info!(node = self.node, fingerprint, "recording the host key seen first");
-        if let Err(error) = learn_known_hosts_path(&self.node, DEFAULT_PORT, key, &self.accepted) {
+        if let Err(error) = learn_known_hosts_path(&self.node, DEFAULT_PORT, key, &self.own.file) {
             // The node is used all the same: refusing it would not make it any safer.
-            warn!(file = %self.accepted.display(), %error, "cannot record a host key");
+            warn!(file = %self.own.file.display(), %error, "cannot record a host key");
         }
         Ok(())
     }
@@ -187,7 +214,7 @@ mod tests {
             policy,
             node: "rpi1".into(),
             known_hosts,
-            accepted: directory.join("accepted"),
+            own: OwnHostKeys::new(directory.join("accepted"), directory.join("it's.toml")),
             recorded,
         }
     }
@@ -200,7 +227,8 @@ mod tests {
         assert_eq!(strict.judge(&known), Ok(()));
         assert!(matches!(
             strict.judge(&other),
-            Err(NodeFailure::HostKeyChanged { recorded, .. }) if recorded.ends_with("known_hosts:1")
+            Err(NodeFailure::HostKeyChanged { recorded, accept, .. })
+                if recorded.ends_with("known_hosts:1") && accept.ends_with(r"it'\''s.toml'")
         ));
         let empty = host_keys(HostKeyPolicy::Strict, directory.path(), &[]);
         assert!(matches!(empty.judge(&other), Err(NodeFailure::HostKeyUnknown { .. })));

@@ -16,7 +16,7 @@ use russh::keys::{HashAlg, PublicKey, PublicKeyOrCertificate};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::host_key::{HostKeys, lock};
+use super::host_key::{HostKeys, OwnHostKeys, lock};
 use crate::backend::NodeFailure;
 use crate::inventory::NodeRecord;
 use crate::ssh::algorithms;
@@ -61,19 +61,19 @@ pub enum AcceptError {
 }
 
 /// Records the key that the node presents if its SHA-256 fingerprint is `expected`, in place of
-/// those recorded in `own_file`. TCP and the key exchange are each bounded by `connect_seconds`.
+/// the gateway's own. TCP and the key exchange are each bounded by `connect_seconds`.
 ///
 /// # Errors
 /// Nothing was changed.
 pub async fn accept_host_key(
     node: &NodeRecord,
-    own_file: &Path,
+    own: &OwnHostKeys,
     expected: &str,
 ) -> Result<Accepted, AcceptError> {
     if !node.is_on_allowed_network() {
         return Err(AcceptError::AddressRefused(node.address.ip()));
     }
-    let known = HostKeys::read(node, own_file).map_err(|failure| match failure {
+    let known = HostKeys::read(node, own).map_err(|failure| match failure {
         NodeFailure::Handshake(reason) => AcceptError::NoKey(reason),
         other => AcceptError::NoKey(format!("{other:?}")),
     })?;
@@ -82,9 +82,9 @@ pub async fn accept_host_key(
     if presented != expected {
         return Err(AcceptError::OtherKey { presented, expected: expected.to_owned() });
     }
-    replace_recorded(own_file, node.name.as_str(), &key)
-        .map_err(|source| AcceptError::Record { file: own_file.to_owned(), source })?;
-    Ok(Accepted { recorded_in: own_file.to_owned(), still_accepted: known.others(&key, own_file) })
+    replace_recorded(&own.file, node.name.as_str(), &key)
+        .map_err(|source| AcceptError::Record { file: own.file.clone(), source })?;
+    Ok(Accepted { recorded_in: own.file.clone(), still_accepted: known.others(&key, &own.file) })
 }
 
 /// Goes as far into a handshake as it takes to be shown the host key.

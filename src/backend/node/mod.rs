@@ -19,7 +19,6 @@ mod upstream;
 mod upstreams;
 mod words;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -30,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+pub use self::host_key::OwnHostKeys;
 pub use self::host_key_acceptance::{AcceptError, Accepted, accept_host_key};
 use self::ownership::Courtesy;
 use self::set::NodeSetAttachment;
@@ -59,15 +59,15 @@ pub struct NodeBackend {
 }
 
 impl NodeBackend {
-    /// `accepted_host_keys` is the file in which the policy `accept-new` records keys. Spare
+    /// In `own_host_keys`, the policy `accept-new` records keys. Spare
     /// connections are kept by tasks on `background` until `stop`.
     pub fn new(
         inventory: Arc<Inventories>,
-        accepted_host_keys: PathBuf,
+        own_host_keys: OwnHostKeys,
         background: &TaskTracker,
         stop: &CancellationToken,
     ) -> Self {
-        let spares = Spares::new(accepted_host_keys, background.clone(), stop.clone());
+        let spares = Spares::new(own_host_keys, background.clone(), stop.clone());
         Self { inventory, spares }
     }
 

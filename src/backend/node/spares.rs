@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use super::host_key::OwnHostKeys;
 use super::upstream::{ConnectError, Upstream};
 use crate::backend::ClientChannels;
 use crate::config::HostKeyPolicy;
@@ -33,7 +34,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Makes connections to nodes, and has spares of them.
 pub(super) struct Spares {
-    accepted_host_keys: PathBuf,
+    own_host_keys: OwnHostKeys,
     /// The oldest first.
     kept: Mutex<VecDeque<Kept>>,
     keepers: TaskTracker,
@@ -78,11 +79,11 @@ impl Destination {
 impl Spares {
     /// Keepers run on `keepers` until `stop`.
     pub(super) fn new(
-        accepted_host_keys: PathBuf,
+        own_host_keys: OwnHostKeys,
         keepers: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self { accepted_host_keys, kept: Mutex::default(), keepers, stop }
+        Self { own_host_keys, kept: Mutex::default(), keepers, stop }
     }
 
     /// A connection for a client: the spare if there is a live one, else a new one.
@@ -92,7 +93,7 @@ impl Spares {
         login: &Login,
         client: Arc<dyn ClientChannels>,
     ) -> Result<Upstream, ConnectError> {
-        let dialling = Upstream::connect(node, login, &self.accepted_host_keys);
+        let dialling = Upstream::connect(node, login, &self.own_host_keys);
         let upstream = match self.claim(node, login) {
             Some(spare) => spare_or(dialling, spare).await?,
             None => dialling.await?,
@@ -122,15 +123,15 @@ impl Spares {
             kept.push_back(Kept { destination, claim });
         }
         let (node, login) = (node.clone(), login.clone());
-        let (accepted, stop) = (self.accepted_host_keys.clone(), self.stop.clone());
+        let (own, stop) = (self.own_host_keys.clone(), self.stop.clone());
         self.keepers.spawn(async move {
-            let files = Files::of(&node, &accepted).await;
-            let connecting = Upstream::connect(&node, &login, &accepted);
+            let files = Files::of(&node, &own).await;
+            let connecting = Upstream::connect(&node, &login, &own);
             match stop.run_until_cancelled(connecting).await {
                 Some(Ok(upstream)) => {
                     if let Some(claim) = keep(&upstream, &node, claimed, &stop).await
                         && files.is_some()
-                        && files == Files::of(&node, &accepted).await
+                        && files == Files::of(&node, &own).await
                     {
                         hand_over(upstream, &node, claim).await;
                     } else {
@@ -206,9 +207,9 @@ struct Files([Option<Version>; 3]);
 type Version = (u64, i64, i64, u64);
 
 impl Files {
-    async fn of(node: &NodeRecord, accepted: &Path) -> Option<Self> {
+    async fn of(node: &NodeRecord, own: &OwnHostKeys) -> Option<Self> {
         let files =
-            [node.options.identity.clone(), node.options.known_hosts.clone(), accepted.to_owned()];
+            [node.options.identity.clone(), node.options.known_hosts.clone(), own.file.clone()];
         let look = move || {
             Self(files.map(|file| {
                 let found = std::fs::metadata(file).ok()?;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::arrivals::Arrivals;
 use super::handler::{NodeHandler, Verdict};
-use super::host_key::HostKeys;
+use super::host_key::{HostKeys, OwnHostKeys};
 use crate::backend::{Listen, NodeFailure, StreamError, StreamTarget};
 use crate::inventory::NodeRecord;
 use crate::names::Login;
@@ -53,15 +53,15 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    /// Connects and authenticates. `accepted` is the file of host keys seen first. TCP and SSH
+    /// Connects and authenticates. `own` are the host keys accepted here. TCP and SSH
     /// are each bounded by the node's `connect_seconds`. It is nobody's yet: see
     /// [`Arrivals::belong_to`].
     pub(super) async fn connect(
         node: &NodeRecord,
         login: &Login,
-        accepted: &Path,
+        own: &OwnHostKeys,
     ) -> Result<Self, ConnectError> {
-        let (host_keys, identity) = read_files(node, accepted).await.map_err(final_failure)?;
+        let (host_keys, identity) = read_files(node, own).await.map_err(final_failure)?;
         let bound = node.options.connect;
         let stream = match timeout(bound, TcpStream::connect(node.address)).await {
             Ok(Ok(stream)) => stream,
@@ -214,12 +214,12 @@ impl Upstream {
 
 async fn read_files(
     node: &NodeRecord,
-    accepted: &Path,
+    own: &OwnHostKeys,
 ) -> Result<(HostKeys, Arc<PrivateKey>), NodeFailure> {
     let node = node.clone();
-    let accepted = accepted.to_owned();
+    let own = own.clone();
     tokio::task::spawn_blocking(move || {
-        let host_keys = HostKeys::read(&node, &accepted)?;
+        let host_keys = HostKeys::read(&node, &own)?;
         Ok((host_keys, read_identity(&node.options.identity)?))
     })
     .await
