@@ -90,18 +90,31 @@ fn sessions_are_those_of_a_direct_connection() {
     let (testbed, node, gateway) = one_node();
     let identity = testbed.path("identity");
     let config = testbed.path("ssh_config");
-    for (option, command) in [
-        ("-T", "id; pwd; umask; ulimit -a; cat; exit 7"),
-        ("-T", "echo out; echo err >&2; kill -KILL $$"),
-        ("-T", "env | grep -v ^SSH_ | sort"),
-        ("-T", "exec >&- 2>&-; exit 3"),
-        ("-T", "no-such-program"),
-        ("-tt", "stty -a; echo $TERM; [ -t 0 -a -t 1 -a -t 2 ]; exit $?"),
-        ("-tt", "echo out; echo err >&2; cat"),
+    // Input is typed when this was said: a terminal shows it between what the program says.
+    for (option, command, typed_after) in [
+        ("-T", "id; pwd; umask; ulimit -a; cat; exit 7", ""),
+        ("-T", "echo out; echo err >&2; kill -KILL $$", ""),
+        ("-T", "env | grep -v ^SSH_ | sort", ""),
+        ("-T", "exec >&- 2>&-; exit 3", ""),
+        ("-T", "no-such-program", ""),
+        (
+            "-tt",
+            "stty -a; echo $TERM; [ -t 0 -a -t 1 -a -t 2 ]; s=$?; echo end; cat; exit $s",
+            "end",
+        ),
+        ("-tt", "echo out; echo err >&2; cat", "err"),
     ] {
         // Bytes that a terminal gives a meaning to, with the end of input last.
-        let ssh =
-            |client: Client| client.option(&[option]).command(command).stdin("in\n\x04").run();
+        let ssh = |client: Client| {
+            let client = client.option(&[option]).command(command);
+            if typed_after.is_empty() {
+                return client.stdin("in\n\x04").run();
+            }
+            let mut running = client.start();
+            running.expect_stdout(&format!("{typed_after}\r\n"));
+            running.send("in\n\x04");
+            running.finish()
+        };
         let direct = ssh(Client::ssh(&config, node.address(), "root").identity(&identity));
         let said = ssh(gateway.ssh("rpi1"));
         let all = |said: &Finished| (said.text(), said.stderr.clone(), said.code);
