@@ -5,7 +5,7 @@
 build:
 	cargo build --release --locked
 
-# Units, integration tests against real SSH servers and a real Docker engine, and the lints.
+# Units, integration tests against real SSH servers and engines (Docker, Podman), and the lints.
 test:
 	tests/run
 
@@ -20,8 +20,8 @@ demo:
 	cargo build --release --locked
 	@exec target/release/waltgate demo --port $(PORT)
 
-# Ratios against OpenSSH; docs/performance.md. GROUPS: setup echo bulk files sessions connections;
-# EFFORT: --quick or --full.
+# Ratios against OpenSSH; docs/performance.md. GROUPS: setup echo bulk files persist sessions
+# connections; EFFORT: --quick or --full.
 GROUPS ?=
 EFFORT ?=
 bench:
