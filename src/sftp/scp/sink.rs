@@ -162,7 +162,7 @@ impl Sink<'_> {
     ) -> Result<(), Stop> {
         let wanted = self.wanted_mode(announcement.mode);
         let existed = self.root.locate(path, Links::Follow).is_ok();
-        let access = Access { write: true, create: true, ..Access::default() };
+        let access = Access { create: true, ..Access::WRITE };
         let file = match self.root.open_file(path, access, wanted | WRITABLE) {
             Ok(file) => file,
             Err(error) => return conversation.complain_about(path, &error),
