@@ -199,7 +199,140 @@ fn size_of(file: &File) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
     use super::*;
+    use crate::sftp::request::kind;
+    use crate::sftp::server::Done;
+
+    const READ: u32 = 1;
+    const WRITE: u32 = 2;
+    const CREATE: u32 = 8;
+
+    fn request(kind: u8, fields: impl FnOnce(&mut Writer)) -> Vec<u8> {
+        let mut request = Writer::answer(kind, 7);
+        fields(&mut request);
+        request.finish()[4..].to_vec()
+    }
+
+    fn of_path(kind: u8, path: &str) -> Vec<u8> {
+        request(kind, |request| request.string(path.as_bytes()))
+    }
+
+    fn open(path: &str, flags: u32) -> Vec<u8> {
+        request(kind::OPEN, |request| {
+            request.string(path.as_bytes());
+            request.uint32(flags);
+            request.uint32(0);
+        })
+    }
+
+    fn read(handle: &[u8], offset: u64, length: u32) -> Vec<u8> {
+        request(kind::READ, |request| {
+            request.string(handle);
+            request.uint64(offset);
+            request.uint32(length);
+        })
+    }
+
+    fn write(handle: &[u8], offset: u64, data: &[u8]) -> Vec<u8> {
+        request(kind::WRITE, |request| {
+            request.string(handle);
+            request.uint64(offset);
+            request.string(data);
+        })
+    }
+
+    fn answered(server: &Server, request: &[u8]) -> Vec<u8> {
+        match server.answer(request) {
+            Ok(Done::Answer(packet)) => packet,
+            _ => panic!("no answer"),
+        }
+    }
+
+    /// The handle in an answer.
+    fn handle(answer: &[u8]) -> Vec<u8> {
+        assert_eq!(answer[4], answer::HANDLE);
+        answer[13..].to_vec()
+    }
+
+    /// A server that has greeted, of a tree on a file system of this machine's own.
+    fn greeted() -> Option<(tempfile::TempDir, Server)> {
+        let tree = tempfile::tempdir().unwrap();
+        let server = Server::new(Root::open(tree.path(), b"/").unwrap());
+        assert!(server.answer(&[kind::INIT, 0, 0, 0, 3]).is_ok());
+        if server.memory().is_none() {
+            eprintln!("skipped: files are on none of this machine's own file systems");
+            return None;
+        }
+        Some((tree, server))
+    }
+
+    #[test]
+    fn what_is_answered_at_once_is_what_would_be_answered_otherwise() {
+        let Some((tree, server)) = greeted() else { return };
+        fs::write(tree.path().join("file"), "content").unwrap();
+        symlink("file", tree.path().join("link")).unwrap();
+        let file = handle(&answered(&server, &open("/file", READ)));
+        let mut requests = vec![read(&file, 0, 300), read(&file, 3, 2), read(&file, 7, 9)];
+        requests.push(request(kind::FSTAT, |request| request.string(&file)));
+        for path in ["/file", "/link", "/", "link/"] {
+            let kinds = [kind::LSTAT, kind::STAT, kind::REALPATH];
+            requests.extend(kinds.map(|kind| of_path(kind, path)));
+        }
+        for request in requests {
+            // By then the kernel has in memory what it needs.
+            let otherwise = answered(&server, &request);
+            assert_eq!(server.answer_at_once(&request), Some(otherwise), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_small_file_is_made_and_read_without_a_thread_of_its_own() {
+        let Some((tree, server)) = greeted() else { return };
+        fs::create_dir(tree.path().join("sub")).unwrap();
+        answered(&server, &of_path(kind::STAT, "/sub"));
+        // A disk that is slow just now leaves it to a thread.
+        let Some(made) = server.answer_at_once(&open("/sub/new", WRITE | CREATE)) else { return };
+        let new = handle(&made);
+        for request in [
+            write(&new, 0, b"content"),
+            request(kind::FSETSTAT, |request| {
+                request.string(&new);
+                request.uint32(4);
+                request.uint32(0o640);
+            }),
+            request(kind::CLOSE, |request| request.string(&new)),
+        ] {
+            let done =
+                server.answer_at_once(&request).unwrap_or_else(|| answered(&server, &request));
+            assert_eq!(done[9..13], [0; 4], "{done:?}");
+        }
+        assert_eq!(fs::read(tree.path().join("sub/new")).unwrap(), b"content");
+        let read_back = handle(&server.answer_at_once(&open("/sub/new", READ)).unwrap());
+        let data = server.answer_at_once(&read(&read_back, 0, 261_120)).unwrap();
+        assert_eq!(data[13..], *b"content");
+    }
+
+    #[test]
+    fn what_may_take_long_is_not_done_at_once() {
+        let Some((tree, server)) = greeted() else { return };
+        fs::write(tree.path().join("large"), vec![1; 2 << 20]).unwrap();
+        let large = handle(&answered(&server, &open("/large", READ | WRITE)));
+        for request in [
+            open("/large", WRITE),
+            open("/large", WRITE | CREATE),
+            read(&large, 0, 32_768),
+            write(&large, 0, &[2; 20_000]),
+            request(kind::CLOSE, |request| request.string(&large)),
+            of_path(kind::REMOVE, "/large"),
+            of_path(kind::OPENDIR, "/"),
+        ] {
+            assert_eq!(server.answer_at_once(&request), None, "{request:?}");
+        }
+        assert_eq!(fs::read(tree.path().join("large")).unwrap(), vec![1; 2 << 20]);
+    }
 
     #[test]
     fn after_a_slow_change_none_is_made_here_for_a_time() {
