@@ -279,7 +279,7 @@ fn a_full_disk_is_told_and_the_session_goes_on() {
 
     let said = gateway.scp("rpi1", &["-O", &large, &small, "REMOTE:/persist/"]).run();
     assert_ne!(said.code, Some(0));
-    said.expect_stderr_with(&["scp: /persist/large: No space left on device"]);
+    said.expect_stderr_with(&["scp: /persist//large: No space left on device"]);
     assert_eq!(fs::read_to_string(disk.join("small")).unwrap(), "content");
 }
 
