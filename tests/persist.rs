@@ -196,6 +196,14 @@ fn links_lead_where_the_node_sees_them_lead() {
     }
     gateway.sftp("rpi1", &format!("put {local} /persist/dangling\n")).run().expect_success();
     gateway.ssh("rpi1").command("cat /root/new").run().expect_stdout("put");
+    for arguments in [
+        ["-O", &local, "REMOTE:/persist/dangling"],
+        ["-O", "REMOTE:/persist/sub/name", "/dev/null"],
+    ] {
+        let said = gateway.scp("rpi1", &arguments).run();
+        assert_ne!(said.code, Some(0));
+        said.expect_stderr_with(&["Invalid cross-device link", "without -O"]);
+    }
     assert!(!Path::new("/root/new").exists());
 }
 
@@ -210,6 +218,69 @@ fn interrupted_transfers_are_resumed() {
     gateway.sftp("rpi1", &batch).run().expect_success();
     assert!(fs::read(disk.join("part")).unwrap() == data);
     assert!(fs::read(back).unwrap() == data);
+}
+
+/// A file system in memory at a directory, of so many KiB.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn at(path: &Path, kibibytes: u32) -> Self {
+        fs::create_dir_all(path).unwrap();
+        let mut mount = bound_command("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={kibibytes}k"), "tmpfs"]).arg(path);
+        assert!(mount.status().unwrap().success());
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Also while the gateway still has files in it.
+        let unmounted = bound_command("umount").arg("--lazy").arg(&self.0).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} is still mounted", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_the_session_goes_on() {
+    let testbed = Testbed::new();
+    let mut node = testbed.sshd_off("rpi1");
+    let disk = disk(&testbed);
+    // As much room on both, so that the node's OpenSSH shows what is usual. The node has its own
+    // view of mounts, so it starts when they are there.
+    let _mounted = [SmallDisk::at(&disk, 256), SmallDisk::at(&node.persist(), 256)];
+    node.start();
+    let openssh = format!("[nodes.openssh]\naddress = \"{}\"", node.address());
+    let gateway = with_disk(&testbed, &node).tables(&openssh).start();
+    let data = data();
+    let large = testbed.write("large", &data).display().to_string();
+    let small = testbed.write("small", "content").display().to_string();
+    let batch = format!("-put {large} /persist/large\n-rm /persist/large\nput {small} /persist/\n");
+    let said = gateway.sftp("rpi1", &batch).run().expect_success();
+    said.expect_stderr_with(&["/persist/large"]);
+    assert_eq!(fs::read_to_string(disk.join("small")).unwrap(), "content");
+    assert!(!disk.join("large").exists());
+
+    for (user, there) in [("openssh", &node.persist()), ("rpi1", &disk)] {
+        let said = gateway.scp(user, &[&large, "REMOTE:/persist/large"]).run();
+        assert_ne!(said.code, Some(0));
+        // Of a status the client shows the code alone.
+        if user == "rpi1" {
+            let reason = "waltgate: /persist/large was not written: No space left on device";
+            said.expect_stderr_with(&[reason]);
+        }
+        let part = fs::read(there.join("large")).unwrap();
+        // What there was room for; the client sets the length to that of what it sent.
+        assert!(part.len() > 100_000 && part[..100_000] == data[..100_000], "{user}");
+    }
+    fs::remove_file(disk.join("large")).unwrap();
+
+    let said = gateway.scp("rpi1", &["-O", &large, &small, "REMOTE:/persist/"]).run();
+    assert_ne!(said.code, Some(0));
+    said.expect_stderr_with(&["scp: /persist//large: No space left on device"]);
+    assert_eq!(fs::read_to_string(disk.join("small")).unwrap(), "content");
 }
 
 #[test]

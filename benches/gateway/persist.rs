@@ -36,7 +36,7 @@ impl Server {
 
 pub(crate) fn measure(bed: &Bed, effort: &Effort, table: &mut Table) {
     large_file(bed, effort, table);
-    small_files(bed, table);
+    small_files(bed, effort, table);
     long_list(bed, effort, table);
 }
 
@@ -65,24 +65,34 @@ fn large_file(bed: &Bed, effort: &Effort, table: &mut Table) {
     fs::remove_file(source).unwrap();
 }
 
-fn small_files(bed: &Bed, table: &mut Table) {
+fn small_files(bed: &Bed, effort: &Effort, table: &mut Table) {
     let source = bed.directory("persist-small");
     for index in 0..SMALL_FILES {
         fs::write(source.join(format!("{index}")), [b'x'; SMALL_BYTES]).unwrap();
     }
-    let there = bed.node.persist().join("small");
-    let up = by_turns(3, |server| {
-        fs::remove_dir_all(&there).ok();
-        copy(bed, server, &source.display().to_string(), "REMOTE:/persist/small")
+    // Each copy makes a new directory: where files were just removed, making others takes a file
+    // system much longer than copying them.
+    let mut made = 0;
+    let mut next = || {
+        made += 1;
+        format!("small-{made}")
+    };
+    let up = by_turns(effort.rounds, |server| {
+        let to = format!("REMOTE:/persist/{}", next());
+        copy(bed, server, &source.display().to_string(), &to)
     });
     add(table, format!("scp -r of {SMALL_FILES} files of 4 KiB to /persist"), "s", up);
-    let down = by_turns(3, |server| {
-        let target = bed.directory("persist-fetched");
-        fs::remove_dir_all(&target).unwrap();
-        copy(bed, server, "REMOTE:/persist/small", &target.display().to_string())
+    let fetched = bed.directory("persist-fetched");
+    let down = by_turns(effort.rounds, |server| {
+        let target = fetched.join(next());
+        copy(bed, server, "REMOTE:/persist/small-1", &target.display().to_string())
     });
     add(table, format!("scp -r of {SMALL_FILES} files of 4 KiB from /persist"), "s", down);
-    fs::remove_dir_all(there).unwrap();
+    for directory in [fetched, bed.node.persist()] {
+        for entry in fs::read_dir(directory).unwrap() {
+            fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+    }
 }
 
 fn long_list(bed: &Bed, effort: &Effort, table: &mut Table) {

@@ -43,7 +43,7 @@ pub(super) enum Links {
 }
 
 /// How a file is to be opened, in the words of open(2).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Access {
     pub(super) read: bool,
     pub(super) write: bool,
@@ -51,6 +51,18 @@ pub(super) struct Access {
     pub(super) create: bool,
     pub(super) exclusive: bool,
     pub(super) truncate: bool,
+    /// Until somebody elsewhere gives up a lease, fcntl(2); else the failure is EAGAIN.
+    pub(super) waits: bool,
+}
+
+/// The open flags of section 6.3 of the draft.
+mod open_flags {
+    pub(super) const READ: u32 = 1;
+    pub(super) const WRITE: u32 = 2;
+    pub(super) const APPEND: u32 = 4;
+    pub(super) const CREATE: u32 = 8;
+    pub(super) const TRUNCATE: u32 = 0x10;
+    pub(super) const EXCLUSIVE: u32 = 0x20;
 }
 
 impl Access {
@@ -61,7 +73,24 @@ impl Access {
         create: false,
         exclusive: false,
         truncate: false,
+        waits: true,
     };
+    /// To a file that is there.
+    pub(super) const WRITE: Self = Self { read: false, write: true, ..Self::READ };
+
+    /// What a client asks for.
+    pub(super) fn asked(flags: u32) -> Self {
+        let asks = |flag| flags & flag != 0;
+        Self {
+            read: asks(open_flags::READ) || !asks(open_flags::WRITE),
+            write: asks(open_flags::WRITE),
+            append: asks(open_flags::APPEND),
+            create: asks(open_flags::CREATE),
+            exclusive: asks(open_flags::EXCLUSIVE),
+            truncate: asks(open_flags::TRUNCATE),
+            waits: true,
+        }
+    }
 
     pub(super) fn flags(self) -> OFlags {
         let mut flags = match (self.read, self.write) {
@@ -71,6 +100,7 @@ impl Access {
         };
         flags.set(OFlags::APPEND, self.append && self.write);
         flags.set(OFlags::TRUNC, self.truncate && self.write);
+        flags.set(OFlags::NONBLOCK, !self.waits);
         flags | OFlags::CLOEXEC | OFlags::NOCTTY
     }
 }

@@ -48,6 +48,11 @@ impl Attributes {
         }
         Ok(attributes)
     }
+
+    /// The mode of a file that is made with them.
+    pub(super) fn file_mode(&self) -> u32 {
+        self.mode.unwrap_or(0o666)
+    }
 }
 
 /// Appends all that is known of a file.

@@ -53,6 +53,8 @@ pub(super) struct OpenFile {
     pub(super) path: Vec<u8>,
     pub(super) writes: bool,
     pub(super) appends: bool,
+    /// Small requests on it need no thread of their own.
+    pub(super) at_once: bool,
 }
 
 /// What a handle stands for.

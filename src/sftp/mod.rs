@@ -8,6 +8,7 @@
 
 mod access;
 mod accounts;
+mod at_once;
 mod attributes;
 mod error;
 mod extensions;

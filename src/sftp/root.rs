@@ -28,6 +28,8 @@ pub struct Root {
     /// The name in `/` at which it is mounted. What leads out of it is somebody else's: EXDEV.
     mounted_at: Option<&'static [u8]>,
     owner: Option<Owner>,
+    /// How paths are resolved, besides beneath the directory.
+    resolve: ResolveFlags,
 }
 
 /// Numbers of a user and a group.
@@ -48,14 +50,33 @@ impl Root {
     pub fn open(path: &Path, home: &[u8]) -> std::io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(Self { directory, home: home.to_owned(), mounted_at: None, owner: None })
+        let resolve = ResolveFlags::empty();
+        Ok(Self { directory, home: home.to_owned(), mounted_at: None, owner: None, resolve })
     }
 
     /// A directory that is open already, as the directory `name` of `/`. What is made in it belongs
     /// to `owner` for good, if there is one, as if exported over NFS with `all_squash`; and else to
     /// this process.
     pub fn mounted(directory: OwnedFd, name: &'static [u8], owner: Option<Owner>) -> Self {
-        Self { directory, home: b"/".to_vec(), mounted_at: Some(name), owner }
+        let resolve = ResolveFlags::empty();
+        Self { directory, home: b"/".to_vec(), mounted_at: Some(name), owner, resolve }
+    }
+
+    /// The same, for what is on its own file system and which the kernel can resolve without
+    /// waiting for the disk: all else fails with EAGAIN or EXDEV.
+    pub(super) fn in_memory(&self) -> std::io::Result<Self> {
+        Ok(Self {
+            directory: self.directory.try_clone()?,
+            home: self.home.clone(),
+            mounted_at: self.mounted_at,
+            owner: self.owner,
+            resolve: ResolveFlags::CACHED | ResolveFlags::NO_XDEV,
+        })
+    }
+
+    /// The directory itself.
+    pub(super) fn top(&self) -> Result<OwnedFd, FileError> {
+        self.open_beneath(b".", OFlags::PATH)
     }
 
     pub(super) fn mounted_at(&self) -> Option<&'static [u8]> {
@@ -165,7 +186,13 @@ impl Root {
         Err(Errno::LOOP.into())
     }
 
-    fn create_file(&self, path: &[u8], access: Access, mode: u32) -> Result<File, FileError> {
+    /// Makes a file that is not there.
+    pub(super) fn create_file(
+        &self,
+        path: &[u8],
+        access: Access,
+        mode: u32,
+    ) -> Result<File, FileError> {
         let (directory, name) = self.parent(path)?;
         // With O_EXCL no link is followed, and nothing that exists is opened.
         let flags = access.flags() | OFlags::CREATE | OFlags::EXCL;
@@ -287,17 +314,25 @@ impl Root {
         path: &[u8],
         flags: OFlags,
     ) -> Result<OwnedFd, FileError> {
-        let (path, confined) = match self.mounted_at {
-            Some(name) => (below(path, name).ok_or(Errno::XDEV)?, ResolveFlags::BENEATH),
+        match self.mounted_at {
+            Some(name) => self.open_beneath(below(path, name).ok_or(Errno::XDEV)?, flags),
             // Not needed by the kernel, but a path that begins at the root of the host does not occur.
-            None => (from_here(path), ResolveFlags::IN_ROOT),
+            None => self.open_beneath(from_here(path), flags),
+        }
+    }
+
+    fn open_beneath(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, FileError> {
+        let confined = match self.mounted_at {
+            Some(_) => ResolveFlags::BENEATH,
+            None => ResolveFlags::IN_ROOT,
         };
-        let resolve = confined | ResolveFlags::NO_MAGICLINKS;
+        let resolve = confined | self.resolve | ResolveFlags::NO_MAGICLINKS;
         for _ in 0..ATTEMPTS {
             let flags = flags | OFlags::CLOEXEC;
             match rustix::fs::openat2(self.directory.as_fd(), path, flags, Mode::empty(), resolve) {
                 // Something was renamed while `..` was resolved, openat2(2).
-                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::AGAIN) if !resolve.contains(ResolveFlags::CACHED) => {}
+                Err(Errno::INTR) => {}
                 opened => return Ok(opened?),
             }
         }

@@ -1,5 +1,6 @@
 //! Answers requests. Blocks.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -8,6 +9,7 @@ use rustix::io::Errno;
 
 use super::access::{Access, Links, Located, MODE_BITS};
 use super::accounts::Accounts;
+use super::at_once::Memory;
 use super::attributes::{self, Attributes};
 use super::error::FileError;
 use super::extensions;
@@ -38,22 +40,14 @@ pub(super) mod answer {
     pub(in crate::sftp) const EXTENDED_REPLY: u8 = 201;
 }
 
-/// The open flags of section 6.3.
-mod open_flags {
-    pub(super) const READ: u32 = 1;
-    pub(super) const WRITE: u32 = 2;
-    pub(super) const APPEND: u32 = 4;
-    pub(super) const CREATE: u32 = 8;
-    pub(super) const TRUNCATE: u32 = 0x10;
-    pub(super) const EXCLUSIVE: u32 = 0x20;
-}
-
 /// An answer to a request, without what all answers have.
 pub(super) type Answer = Result<Option<Writer>, Refusal>;
 
 /// What is known of one session.
 pub(super) struct Server {
     pub(super) root: Root,
+    /// Looked for when the client has greeted.
+    memory: OnceLock<Option<Memory>>,
     handles: Mutex<Handles>,
     accounts: OnceLock<Accounts>,
     is_greeted: AtomicBool,
@@ -80,6 +74,7 @@ impl Server {
     pub(super) fn new(root: Root) -> Self {
         Self {
             root,
+            memory: OnceLock::new(),
             handles: Mutex::default(),
             accounts: OnceLock::new(),
             is_greeted: AtomicBool::new(false),
@@ -92,6 +87,7 @@ impl Server {
     pub(super) fn answer(&self, packet: &[u8]) -> Result<Done, NotGreeted> {
         let (id, request) = Request::parse(packet);
         if let Ok(Request::Init { .. }) = request {
+            self.memory.get_or_init(|| Memory::of(&self.root));
             self.is_greeted.store(true, Ordering::Relaxed);
             return Ok(Done::Answer(greeting()));
         }
@@ -105,10 +101,9 @@ impl Server {
             Err(malformed) => Err((Refusal::from(malformed), None)),
         };
         Ok(Done::Answer(match answer {
-            Ok(Some(answer)) => answer.finish(),
-            Ok(None) => status(id, 0, "success"),
+            Ok(answer) => done(id, answer),
             Err((refusal, request)) => {
-                if let Some(request) = request.filter(|_| refusal.crosses)
+                if let Some(request) = request.filter(|_| refusal.crosses())
                     && let Some(elsewhere) = self.led_elsewhere(packet, &request)
                 {
                     return Ok(Done::Elsewhere(elsewhere));
@@ -148,18 +143,17 @@ impl Server {
     fn perform(&self, id: u32, request: Request<'_>) -> Answer {
         match request {
             Request::Init { .. } | Request::Unknown => Err(Refusal::unsupported()),
-            Request::Open { path, flags, attributes } => self.open(id, path, flags, attributes),
+            Request::Open { path, flags, attributes } => {
+                let access = Access::asked(flags);
+                let mode = attributes.file_mode();
+                self.open(id, path, access, || self.root.open_file(path, access, mode))
+            }
             Request::Close { handle } => self.close_handle(handle),
             Request::Read { handle, offset, length } => self.read(id, handle, offset, length),
             Request::Write { handle, offset, data } => self.write(handle, offset, data),
-            Request::Lstat { path } => self.stat(id, path, Links::Keep),
-            Request::Stat { path } => self.stat(id, path, Links::Follow),
-            Request::Fstat { handle } => {
-                let stat = rustix::fs::fstat(&self.file(handle)?.file)?;
-                let mut answer = Writer::answer(answer::ATTRS, id);
-                attributes::write(&mut answer, &stat);
-                Ok(Some(answer))
-            }
+            Request::Lstat { path } => stat(&self.root, id, path, Links::Keep),
+            Request::Stat { path } => stat(&self.root, id, path, Links::Follow),
+            Request::Fstat { handle } => self.stat_open(id, handle),
             Request::Setstat { path, attributes } => {
                 set(&self.root, &self.root.locate(path, Links::Follow)?, &attributes)
             }
@@ -182,7 +176,7 @@ impl Server {
                 Ok(None)
             }
             Request::Rmdir { path } => Ok(self.root.remove_directory(path).map(|()| None)?),
-            Request::Realpath { path } => Ok(Some(name(id, &self.root.real_path(path)?))),
+            Request::Realpath { path } => real_path(&self.root, id, path),
             Request::Rename { from, to } => {
                 self.root.rename(from, to, false)?;
                 self.forget_failures(from);
@@ -202,20 +196,19 @@ impl Server {
         }
     }
 
-    fn open(&self, id: u32, path: &[u8], flags: u32, attributes: Attributes) -> Answer {
-        let asks = |flag| flags & flag != 0;
-        let access = Access {
-            read: asks(open_flags::READ) || !asks(open_flags::WRITE),
-            write: asks(open_flags::WRITE),
-            append: asks(open_flags::APPEND),
-            create: asks(open_flags::CREATE),
-            exclusive: asks(open_flags::EXCLUSIVE),
-            truncate: asks(open_flags::TRUNCATE),
-        };
+    /// Gives what `open` opens a handle.
+    pub(super) fn open(
+        &self,
+        id: u32,
+        path: &[u8],
+        access: Access,
+        open: impl FnOnce() -> Result<File, FileError>,
+    ) -> Answer {
         let mut handles = self.handles();
         let counted = handles.reserve()?;
-        let file = self.root.open_file(path, access, attributes.mode.unwrap_or(0o666))?;
+        let file = open()?;
         let open = OpenFile {
+            at_once: self.memory().is_some_and(|memory| memory.holds(&file)),
             file,
             path: self.root.absolute(path).into_owned(),
             writes: access.write,
@@ -225,7 +218,7 @@ impl Server {
         Ok(Some(handle_answer(id, &handle)))
     }
 
-    fn close_handle(&self, handle: &[u8]) -> Answer {
+    pub(super) fn close_handle(&self, handle: &[u8]) -> Answer {
         self.handles().remove(handle).map(|_| None).ok_or_else(Refusal::bad_handle)
     }
 
@@ -251,7 +244,7 @@ impl Server {
         Ok(Some(answer))
     }
 
-    fn write(&self, handle: &[u8], offset: u64, data: &[u8]) -> Answer {
+    pub(super) fn write(&self, handle: &[u8], offset: u64, data: &[u8]) -> Answer {
         let open = self.file(handle)?;
         if !open.writes {
             return Err(Errno::BADF.into());
@@ -272,14 +265,11 @@ impl Server {
         })
     }
 
-    fn stat(&self, id: u32, path: &[u8], links: Links) -> Answer {
-        let stat = self.root.locate(path, links)?.stat()?;
-        let mut answer = Writer::answer(answer::ATTRS, id);
-        attributes::write(&mut answer, &stat);
-        Ok(Some(answer))
+    pub(super) fn stat_open(&self, id: u32, handle: &[u8]) -> Answer {
+        Ok(Some(attributes_of(id, &rustix::fs::fstat(&self.file(handle)?.file)?)))
     }
 
-    fn set_open(&self, handle: &[u8], attributes: &Attributes) -> Answer {
+    pub(super) fn set_open(&self, handle: &[u8], attributes: &Attributes) -> Answer {
         let file = &self.file(handle)?.file;
         if let Some(size) = attributes.size {
             file.set_len(size)?;
@@ -316,6 +306,11 @@ impl Server {
         Ok(Some(answer))
     }
 
+    /// What can be reached without waiting, once the client has greeted.
+    pub(super) fn memory(&self) -> Option<&Memory> {
+        self.memory.get()?.as_ref()
+    }
+
     pub(super) fn accounts(&self) -> &Accounts {
         self.accounts.get_or_init(|| Accounts::read(&self.root))
     }
@@ -350,10 +345,24 @@ impl Server {
     }
 }
 
+pub(super) fn stat(root: &Root, id: u32, path: &[u8], links: Links) -> Answer {
+    Ok(Some(attributes_of(id, &root.locate(path, links)?.stat()?)))
+}
+
+pub(super) fn real_path(root: &Root, id: u32, path: &[u8]) -> Answer {
+    Ok(Some(name(id, &root.real_path(path)?)))
+}
+
+fn attributes_of(id: u32, stat: &rustix::fs::Stat) -> Writer {
+    let mut answer = Writer::answer(answer::ATTRS, id);
+    attributes::write(&mut answer, stat);
+    answer
+}
+
 /// Sets attributes; the mode after the owner, which takes set-user-ID bits away.
 pub(super) fn set(root: &Root, file: &Located, attributes: &Attributes) -> Answer {
     if let Some(size) = attributes.size {
-        file.open(Access { read: false, write: true, ..Access::default() })?.set_len(size)?;
+        file.open(Access::WRITE)?.set_len(size)?;
     }
     if let Some((uid, gid)) = attributes.owner {
         root.allow_owner(uid, gid)?;
@@ -382,6 +391,11 @@ pub(super) fn handle_answer(id: u32, handle: &[u8]) -> Writer {
     let mut answer = Writer::answer(answer::HANDLE, id);
     answer.string(handle);
     answer
+}
+
+/// The packet that says that a request was done.
+pub(super) fn done(id: u32, answer: Option<Writer>) -> Vec<u8> {
+    answer.map_or_else(|| status(id, 0, "success"), Writer::finish)
 }
 
 pub(super) fn refused(id: u32, refusal: &Refusal) -> Vec<u8> {

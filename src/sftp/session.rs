@@ -71,6 +71,7 @@ fn ends(root: Root, most_pieces: usize) -> (SftpInput, SftpControl, SftpOutput) 
         frames: Frames::default(),
         next: None,
         running: VecDeque::new(),
+        at_once: Vec::new(),
         alone: false,
         elsewhere: Vec::new(),
         ending: None,
@@ -176,6 +177,8 @@ pub(super) struct SftpOutput {
     next: Option<Bytes>,
     /// In the order of their requests, which is the order of the answers too.
     running: VecDeque<JoinHandle<Answers>>,
+    /// Answers to requests before those that run.
+    at_once: Vec<u8>,
     /// What runs must have the files to itself.
     alone: bool,
     /// Requests that are not for these files after all, in their order.
@@ -224,7 +227,13 @@ impl SftpOutput {
                 }));
                 continue;
             }
-            if let Err(reason) = self.start_what_may_run() {
+            let started = self.start_what_may_run();
+            if !self.at_once.is_empty() {
+                // What is not understood will not be the next time either.
+                let answers = std::mem::take(&mut self.at_once);
+                return Some(Step::Event(OutputEvent::Stdout(answers.into())));
+            }
+            if let Err(reason) = started {
                 self.end(Some(reason));
                 continue;
             }
@@ -289,6 +298,15 @@ impl SftpOutput {
     fn start_what_may_run(&mut self) -> Result<(), String> {
         while !self.alone && self.running.len() < BESIDE {
             let Some(packet) = self.next_packet()? else { return Ok(()) };
+            if self.running.is_empty()
+                && let Some(answer) = self.server.answer_at_once(&packet)
+            {
+                self.at_once.extend(answer);
+                if self.at_once.len() < IN_ONE_GO_BYTES {
+                    continue;
+                }
+                return Ok(());
+            }
             if changes_nothing(&packet) {
                 self.run(vec![packet]);
                 continue;

@@ -10,8 +10,8 @@ use super::request::Malformed;
 pub(super) struct Refusal {
     pub(super) code: u32,
     pub(super) message: String,
-    /// A path leads to another file system.
-    pub(super) crosses: bool,
+    /// The kernel's reason, if it is one.
+    errno: Option<Errno>,
 }
 
 impl Refusal {
@@ -23,27 +23,37 @@ impl Refusal {
     const UNSUPPORTED: u32 = 8;
 
     pub(super) fn end_of_file() -> Self {
-        Self { code: Self::END_OF_FILE, message: "end of file".to_owned(), crosses: false }
+        Self { code: Self::END_OF_FILE, message: "end of file".to_owned(), errno: None }
     }
 
     pub(super) fn bad_handle() -> Self {
         Self::failure("no such handle")
     }
 
+    /// Whether a path leads to another file system.
+    pub(super) fn crosses(&self) -> bool {
+        self.errno == Some(Errno::XDEV)
+    }
+
+    /// Whether it was not done because it would have had to wait.
+    pub(super) fn would_wait(&self) -> bool {
+        self.errno == Some(Errno::AGAIN)
+    }
+
     /// A failure for which version 3 has no code.
     pub(super) fn failure(message: impl Into<String>) -> Self {
-        Self { code: Self::FAILURE, message: message.into(), crosses: false }
+        Self { code: Self::FAILURE, message: message.into(), errno: None }
     }
 
     pub(super) fn unsupported() -> Self {
         let message = "operation not supported".to_owned();
-        Self { code: Self::UNSUPPORTED, message, crosses: false }
+        Self { code: Self::UNSUPPORTED, message, errno: None }
     }
 }
 
 impl From<Malformed> for Refusal {
     fn from(malformed: Malformed) -> Self {
-        Self { code: Self::BAD_MESSAGE, message: malformed.to_string(), crosses: false }
+        Self { code: Self::BAD_MESSAGE, message: malformed.to_string(), errno: None }
     }
 }
 
@@ -61,8 +71,11 @@ impl From<FileError> for Refusal {
             FileError::System(Errno::NOSYS | Errno::OPNOTSUPP) => Self::UNSUPPORTED,
             _ => Self::FAILURE,
         };
-        let crosses = error == FileError::System(Errno::XDEV);
-        Self { code, message: error.to_string(), crosses }
+        let errno = match error {
+            FileError::System(errno) => Some(errno),
+            _ => None,
+        };
+        Self { code, message: error.to_string(), errno }
     }
 }
 

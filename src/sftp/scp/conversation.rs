@@ -1,14 +1,19 @@
 //! What is said between the two sides.
 
 use bytes::{Buf, Bytes};
+use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{ExitStatus, OutputEvent};
+use crate::sftp::error::FileError;
 
 /// No announcement is longer: OpenSSH's own bound.
 const LINE_BYTES: usize = 16 * 1024;
+
+/// Behind the words of EXDEV: what is not beneath a mounted root can be had over SFTP.
+const LEADS_AWAY: &str = " (it leads to other files of the node; scp without -O reaches them)";
 
 /// The conversation cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,12 +142,12 @@ impl Conversation {
     }
 
     /// Tells about a file.
-    pub(super) fn complain_about(
-        &mut self,
-        path: &[u8],
-        reason: &dyn std::fmt::Display,
-    ) -> Result<(), Stop> {
-        self.complain(&[path, b": ", reason.to_string().as_bytes()].concat())
+    pub(super) fn complain_about(&mut self, path: &[u8], error: FileError) -> Result<(), Stop> {
+        let mut reason = error.to_string();
+        if error == FileError::System(Errno::XDEV) {
+            reason.push_str(LEADS_AWAY);
+        }
+        self.complain(&[path, b": ", reason.as_bytes()].concat())
     }
 
     /// Tells why it cannot go on.

@@ -35,7 +35,7 @@ pub(super) fn run(
             Ok(_) => Errno::NOTDIR.into(),
             Err(error) => error,
         };
-        conversation.complain_about(target, &error)?;
+        conversation.complain_about(target, error)?;
         return Err(Stop);
     }
     sink.take(target, 0, conversation)
@@ -135,7 +135,7 @@ impl Sink<'_> {
         };
         let made = match made {
             Ok(made) => made,
-            Err(error) => return conversation.complain_about(path, &error),
+            Err(error) => return conversation.complain_about(path, error),
         };
         self.take(path, depth + 1, conversation)?;
         let settled = self.root.locate(path, Links::Follow).and_then(|directory| {
@@ -149,7 +149,7 @@ impl Sink<'_> {
         });
         match settled {
             Ok(()) => Ok(()),
-            Err(error) => conversation.complain_about(path, &error),
+            Err(error) => conversation.complain_about(path, error),
         }
     }
 
@@ -162,10 +162,10 @@ impl Sink<'_> {
     ) -> Result<(), Stop> {
         let wanted = self.wanted_mode(announcement.mode);
         let existed = self.root.locate(path, Links::Follow).is_ok();
-        let access = Access { write: true, create: true, ..Access::default() };
+        let access = Access { create: true, ..Access::WRITE };
         let file = match self.root.open_file(path, access, wanted | WRITABLE) {
             Ok(file) => file,
-            Err(error) => return conversation.complain_about(path, &error),
+            Err(error) => return conversation.complain_about(path, error),
         };
         conversation.accept()?;
         let mut written = Ok(());
@@ -193,7 +193,7 @@ impl Sink<'_> {
         let settled = settled.and_then(|()| set_times(&file, times));
         match settled {
             Ok(()) => conversation.accept(),
-            Err(error) => conversation.complain_about(path, &error),
+            Err(error) => conversation.complain_about(path, error),
         }
     }
 

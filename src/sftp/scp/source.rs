@@ -48,14 +48,14 @@ impl Source<'_> {
             .and_then(|located| located.stat().map(|stat| (located, stat)));
         let (located, stat) = match found {
             Ok(found) => found,
-            Err(error) => return conversation.complain_about(path, &error),
+            Err(error) => return conversation.complain_about(path, error),
         };
         if access::kind(&stat).is_dir() && self.command.is_recursive {
             return self.give_directory(path, &located, &stat, conversation);
         }
         let file = match located.open(Access::READ) {
             Ok(file) => file,
-            Err(error) => return conversation.complain_about(path, &error),
+            Err(error) => return conversation.complain_about(path, error),
         };
         drop(located);
         self.give_file(path, &file, &stat, conversation)
@@ -93,7 +93,7 @@ impl Source<'_> {
             Some(error) => {
                 let errno = rustix::io::Errno::from_io_error(&error);
                 let error = FileError::from(errno.unwrap_or(rustix::io::Errno::IO));
-                conversation.complain_about(path, &error)?;
+                conversation.complain_about(path, error)?;
             }
         }
         conversation.response().map(drop)
@@ -109,7 +109,7 @@ impl Source<'_> {
         let entries = directory.open_directory().and_then(|directory| Ok(Dir::new(directory)?));
         let entries = match entries {
             Ok(entries) => entries,
-            Err(error) => return conversation.complain_about(path, &error),
+            Err(error) => return conversation.complain_about(path, error),
         };
         if self.announce(b'D', path, stat, 0, conversation)? == Response::Skip {
             return Ok(());
@@ -118,7 +118,7 @@ impl Source<'_> {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
-                    conversation.complain_about(path, &FileError::from(error))?;
+                    conversation.complain_about(path, FileError::from(error))?;
                     break;
                 }
             };

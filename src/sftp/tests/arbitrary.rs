@@ -29,9 +29,20 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
         1 => prop::collection::vec(any::<u8>(), 0..9),
     ];
     let kind = prop_oneof![9 => 3..=20_u8, 1 => any::<u8>()];
-    (kind, any::<u32>(), prop::collection::vec(field, 0..6)).prop_map(|(kind, id, fields)| {
+    let id = prop_oneof![0..40_u32, any::<u32>()];
+    (kind, id, prop::collection::vec(field, 0..6)).prop_map(|(kind, id, fields)| {
         let mut packet = Writer::answer(kind, id);
         fields.iter().for_each(|field| packet.bytes().extend(field));
+        packet.finish()
+    })
+}
+
+/// Answers of known types, some to what may have been asked.
+fn answer() -> impl Strategy<Value = Vec<u8>> {
+    let kind = prop_oneof![9 => 101..=105_u8, 1 => any::<u8>()];
+    (kind, 0..40_u32, prop::collection::vec(any::<u8>(), 0..60)).prop_map(|(kind, id, rest)| {
+        let mut packet = Writer::answer(kind, id);
+        packet.bytes().extend(rest);
         packet.finish()
     })
 }
@@ -88,6 +99,19 @@ proptest! {
     fn any_bytes_come_to_an_orderly_end(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
         serve(bytes.clone(), |tree| crate::sftp::serve(tree.root()))?;
         serve(bytes, Tree::alone)?;
+    }
+
+    #[test]
+    fn any_answers_of_the_far_side_come_to_an_orderly_end(
+        packets in prop::collection::vec(packet(), 1..30),
+        answers in prop::collection::vec(answer(), 0..30),
+        rest in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let greeting = vec![0, 0, 0, 5, 1, 0, 0, 0, 3];
+        let input = std::iter::once(greeting).chain(packets).flatten().collect();
+        let version = vec![0, 0, 0, 5, 2, 0, 0, 0, 3];
+        let far = std::iter::once(version).chain(answers).flatten().chain(rest).collect();
+        serve(input, |tree| tree.beside(far))?;
     }
 
     #[test]

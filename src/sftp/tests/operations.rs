@@ -150,8 +150,8 @@ async fn a_client_that_drops_its_connection_ended_well_if_nothing_was_left_undon
 
 #[tokio::test]
 async fn a_full_disk_is_said_to_be_one() {
-    // Writing to it fails as on a full disk, but it is a device: a file system of a given size
-    // stands in for it.
+    // /dev/full fails as a full disk does, but it is a device: a file system of a given size stands
+    // in for it.
     let tree = Tree::new();
     let small = tree.path("small");
     fs::create_dir(&small).unwrap();
@@ -248,6 +248,28 @@ async fn attributes_are_set_on_files_and_on_links_themselves() {
     let (kind, answer) = client.ask(17, |request| request.string(b"/file")).await;
     assert_eq!((kind, &answer[24..]), (105, &[0; 8][..]));
     assert_eq!(client.finish().await, 0);
+}
+
+#[tokio::test]
+async fn times_that_the_protocol_cannot_say_are_the_nearest_that_it_can() {
+    let tree = Tree::new();
+    for (name, seconds, said) in [("before", -1000, 0), ("behind", 1_i64 << 33, u32::MAX)] {
+        fs::write(tree.path(name), "").unwrap();
+        let time = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        let flags = rustix::fs::AtFlags::empty();
+        rustix::fs::utimensat(rustix::fs::CWD, tree.path(name), &times, flags).unwrap();
+        let mut client = Client::greeted(&tree).await;
+        let path = format!("/{name}");
+        let (kind, answer) = client.ask(17, |request| request.string(path.as_bytes())).await;
+        assert_eq!(kind, 105);
+        assert_eq!(answer[answer.len() - 8..], [said.to_be_bytes(), said.to_be_bytes()].concat());
+        let (kind, handle) = client.ask(11, |request| request.string(b"/")).await;
+        assert_eq!(kind, 102);
+        let (kind, _) = client.ask(12, |request| request.string(&handle[4..])).await;
+        assert_eq!(kind, 104);
+        assert_eq!(client.finish().await, 0);
+    }
 }
 
 #[tokio::test]

@@ -7,11 +7,65 @@ use async_trait::async_trait;
 use rustix::fs::{Mode, OFlags};
 
 use super::*;
-use crate::backend::Console;
+use crate::backend::{Console, Control, Gone, Output, Stdin, WindowSize};
 use crate::sftp::split::{Surroundings, serve};
 
 /// Around the root is another tree, or nobody answers.
 struct Around(Option<PathBuf>);
+
+/// A server that says these bytes, whatever it is asked.
+struct Talks(Vec<u8>);
+
+#[async_trait]
+impl Surroundings for Talks {
+    fn name(&self) -> String {
+        "node rpi1".to_owned()
+    }
+
+    async fn open(&self, _: bool, _: &mut dyn Console) -> Result<BackendSession, String> {
+        Ok(BackendSession {
+            stdin: Box::new(Listens),
+            control: Arc::new(Listens),
+            output: Box::new(Says(self.0.chunks(50).map(Bytes::copy_from_slice).collect())),
+            output_is_shared: false,
+        })
+    }
+}
+
+struct Listens;
+
+#[async_trait]
+impl Stdin for Listens {
+    async fn write(&mut self, _: Bytes) -> Result<(), Gone> {
+        Ok(())
+    }
+
+    async fn eof(&mut self) -> Result<(), Gone> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Control for Listens {
+    async fn window_change(&self, _: WindowSize) -> Result<(), Gone> {
+        Ok(())
+    }
+
+    async fn signal(&self, _: &str) -> Result<(), Gone> {
+        Ok(())
+    }
+
+    async fn hang_up(&self) {}
+}
+
+struct Says(VecDeque<Bytes>);
+
+#[async_trait]
+impl Output for Says {
+    async fn next(&mut self) -> Option<OutputEvent> {
+        self.0.pop_front().map(OutputEvent::Stdout)
+    }
+}
 
 #[async_trait]
 impl Surroundings for Around {
@@ -35,6 +89,11 @@ impl Tree {
     /// A session with this tree at `/persist`, and nothing around it that answers.
     pub(super) fn alone(&self) -> BackendSession {
         serve(self.mounted(), Arc::new(Around(None))).unwrap()
+    }
+
+    /// A session with this tree at `/persist` of a node whose server says these bytes.
+    pub(super) fn beside(&self, far: Vec<u8>) -> BackendSession {
+        serve(self.mounted(), Arc::new(Talks(far))).unwrap()
     }
 
     /// A session with this tree at `/persist` of another one.
