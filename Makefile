@@ -1,6 +1,6 @@
 # Everything here works on a fresh Debian machine with Rust; docs/testing.md says more.
 
-.PHONY: build test lint demo bench clients fuzz
+.PHONY: build test lint demo bench bench-images clients fuzz
 
 build:
 	cargo build --release --locked
@@ -27,6 +27,10 @@ EFFORT ?=
 bench:
 	.ci/install-packages openssh-client openssh-server openssh-sftp-server
 	cargo bench --locked --bench gateway -- $(EFFORT) $(GROUPS)
+
+# Containers on the embedded engine and on Docker: tests/run starts one where none answers.
+bench-images:
+	WALTGATE_BENCH=images tests/run
 
 # Writes what passes with other people's programs into docs/clients.md.
 clients:

@@ -24,6 +24,7 @@ pub mod config;
 pub mod demo;
 mod error_chain;
 pub mod gateway;
+pub mod image_command;
 pub mod inventory;
 pub mod listener;
 pub mod names;

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 use waltgate::config::Config;
 use waltgate::gateway::Gateway;
+use waltgate::image_command::ImageCommand;
 
 /// One SSH server in front of a WalT testbed.
 #[derive(Parser)]
@@ -51,6 +52,19 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Images of the embedded engine: list, import, export, remove.
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Look after one container of the embedded engine; the gateway runs this.
+    #[command(hide = true)]
+    ContainerSupervisor {
+        /// The container's directory.
+        directory: PathBuf,
+    },
     /// Read a password and print its argon2id hash, for [accounts.NAME] password.
     HashPassword,
 }
@@ -82,6 +96,8 @@ fn main() -> ExitCode {
         Command::AcceptHostKey { node, fingerprint, config } => {
             run(accept_host_key(config.path, node, fingerprint))
         }
+        Command::Image { command, config } => image(&config.path, &command),
+        Command::ContainerSupervisor { directory } => container_supervisor(&directory),
         Command::HashPassword => hash_password(),
     };
     match done {
@@ -201,6 +217,18 @@ async fn accept_host_key(
 
 async fn demo(port: u16) -> anyhow::Result<ExitCode> {
     waltgate::demo::run(waltgate::demo::Options { port }).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn image(config: &Path, command: &ImageCommand) -> anyhow::Result<ExitCode> {
+    let (config, _) = Config::load(config)?;
+    waltgate::image_command::run(&config, command)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn container_supervisor(directory: &Path) -> anyhow::Result<ExitCode> {
+    waltgate::backend::image::engine::embedded::supervisor::run(directory)
+        .context("the supervisor of a container")?;
     Ok(ExitCode::SUCCESS)
 }
 

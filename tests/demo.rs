@@ -101,3 +101,29 @@ fn a_stop_while_it_prepares_leaves_nothing_behind() {
     let name = directory.to_str().unwrap();
     eventually("no process is left", || processes_with(name).is_empty());
 }
+
+#[test]
+fn a_killed_demonstration_leaves_no_process_and_the_next_one_removes_its_files() {
+    let testbed = Testbed::new();
+    let config = testbed.write("ssh_config", "Host *\n    UserKnownHostsFile /dev/null\n");
+    let directory = testbed.path("demo");
+    let (process, output) = start(&directory);
+    let shell = printed_line(&output, "image.demo-limited");
+    let client = Client::plain("ssh", &config).arguments(&shell[1..]).command("sleep 1000").start();
+    let name = directory.to_str().unwrap();
+    eventually("the command runs", || processes_with("sleep 1000").len() > 1);
+    process.signal(Signal::KILL);
+    process.wait(DEADLINE);
+    client.finish();
+    eventually("no process is left", || processes_with(name).is_empty());
+    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(name));
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+
+    let (process, output) = start(&directory);
+    let shell = printed_line(&output, "image.demo-limited");
+    Client::plain("ssh", &config).arguments(&shell[1..]).command("pwd").run().expect_success();
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+    process.signal(Signal::INT);
+    assert_eq!(process.wait(DEADLINE).and_then(|status| status.code()), Some(0));
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+}

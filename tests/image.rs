@@ -1,4 +1,4 @@
-//! Shells and commands in containers of images, on a real Docker engine.
+//! Shells and commands in containers of images, on a real engine.
 
 #![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
 
@@ -109,10 +109,11 @@ fn enter_overwrites_ones_own_image_after_a_confirmation() {
     );
     let gateway = gateway(&testbed, &engine);
     let own = image.owned_by("guest");
-    let format = "{{json .Config.Env}} {{json .Config.Entrypoint}} {{json .Config.Cmd}} \
-                  {{json .Config.Labels}} {{json .Config.WorkingDir}} {{json .Config.User}} \
-                  {{json .Config.Hostname}}";
-    let configuration = || engine.docker(&["image", "inspect", "--format", format, &own]);
+    let configuration = || {
+        let all = engine.configuration(&own);
+        ["Env", "Entrypoint", "Cmd", "Labels", "WorkingDir", "User", "Hostname"]
+            .map(|key| all.get(key).cloned().unwrap_or_default())
+    };
     let before = configuration();
 
     let mut terminal = gateway.login(&image.user());
@@ -156,9 +157,9 @@ fn a_new_name_makes_a_new_image_and_a_taken_or_bad_one_is_asked_again() {
     terminal.expect(&format!("New image {new_name} saved."));
     assert_eq!(terminal.wait(), Some(0));
     assert_eq!(image.file_in(&new, "/etc/motto"), "changed");
-    assert!(!engine.docker(&["image", "inspect", &image.owned_by("guest")]).contains("motto"));
+    assert!(!engine.has_file(&image.owned_by("guest"), "/etc/motto"));
     expect_no_container(&image);
-    engine.docker(&["image", "rm", &new]);
+    engine.remove_image(&new);
 }
 
 #[test]
@@ -180,7 +181,7 @@ fn ctrl_c_at_the_question_discards_the_changes() {
     let image = engine.image("guest", "limited");
     let gateway = gateway(&testbed, &engine);
     let own = image.owned_by("guest");
-    let id = || engine.docker(&["image", "inspect", "--format", "{{.Id}}", &own]);
+    let id = || engine.image_id(&own);
     let before = id();
 
     let mut terminal = gateway.login(&image.user());
@@ -218,9 +219,7 @@ fn an_image_of_the_platform_is_cloned_by_a_save() {
     let engine = Engine::connect();
     let image = engine.image("waltplatform", "limited");
     let gateway = gateway(&testbed, &engine);
-    let id = || {
-        engine.docker(&["image", "inspect", "--format", "{{.Id}}", &image.owned_by("waltplatform")])
-    };
+    let id = || engine.image_id(&image.owned_by("waltplatform"));
     let before = id();
 
     gateway.ssh(&image.user()).command("echo mine >/etc/motto").run().expect_success();
@@ -286,7 +285,7 @@ fn a_container_that_dies_is_reported() {
     let session = gateway.ssh(&image.user()).command("echo ready; sleep 1000").start();
     session.expect_stdout("ready");
     for container in engine.containers_of(&image) {
-        engine.docker(&["rm", "--force", &container]);
+        engine.remove_container(&container);
     }
     let said = session.finish();
     assert_ne!(said.code, Some(0), "{said:?}");
@@ -322,16 +321,18 @@ fn an_image_without_a_shell_is_reported() {
     let testbed = Testbed::new();
     let engine = Engine::connect();
     let empty = testbed.path("empty.tar");
+    testbed.write("motd", "there is nothing else");
+    let mut tar = std::process::Command::new("tar");
     support::process::run_tool(
-        std::process::Command::new("tar").arg("-cf").arg(&empty).args(["-T", "/dev/null"]),
+        tar.arg("-C").arg(testbed.path("")).arg("-cf").arg(&empty).arg("motd"),
     );
     let name = format!("empty-{}", std::process::id());
     let reference = format!("guest/{name}");
-    engine.docker(&["import", empty.to_str().unwrap(), &reference]);
+    engine.import(&empty, &reference);
     let gateway = gateway(&testbed, &engine);
 
     let said = gateway.ssh(&format!("image.{name}")).command("true").run();
-    engine.docker(&["image", "rm", &reference]);
+    engine.remove_image(&reference);
     assert_ne!(said.code, Some(0), "{said:?}");
     said.expect_one_gateway_line().expect_stderr_with(&[&name, "/bin/sh"]);
 }

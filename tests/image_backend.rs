@@ -651,7 +651,7 @@ async fn an_image_for_another_cpu_needs_an_emulator_and_says_so() {
     let binfmt_misc = tempfile::tempdir().unwrap();
     let mut parts = bench.parts(&defaults());
     parts.binfmt_misc = binfmt_misc.path().to_owned();
-    let backend = ImageBackend::new(parts);
+    let backend = ImageBackend::with_engine(parts, bench.engine.connect());
     let attachment = attach(&backend, &bench.account, None, "rpi");
     let error = start_error(&attachment, &command("true")).await;
     assert!(error.to_string().contains("qemu-user-static"), "{error}");

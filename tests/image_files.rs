@@ -413,7 +413,7 @@ fn two_thousand_small_files_arrive_and_are_saved_once() {
         );
     }
     let own = image.owned_by("guest");
-    let saves = engine.docker(&["history", "--quiet", &own]).lines().count();
+    let saves = engine.history(&own).len();
     assert_eq!(saves, 3);
 }
 

@@ -143,7 +143,7 @@ fn a_forward_alone_has_a_container_that_is_never_saved() {
     let gateway = gateway(&testbed, &engine);
     let (port, here) = (unused_port(), testbed.path("here"));
     let own = image.owned_by("guest");
-    let id = || engine.docker(&["image", "inspect", "--format", "{{.Id}}", &own]);
+    let id = || engine.image_id(&own);
     let before = id();
 
     // Nothing listens there; the container is there all the same, until the connection ends.
@@ -330,7 +330,7 @@ fn a_remote_forward_goes_on_after_a_save_and_is_no_change() {
     let image = engine.image("guest", "limited");
     let gateway = gateway(&testbed, &engine);
     let own = image.owned_by("guest");
-    let id = || engine.docker(&["image", "inspect", "--format", "{{.Id}}", &own]);
+    let id = || engine.image_id(&own);
     let server = testbed.path("server");
     talkative_socket(&server);
     let socket = format!("/etc/socket:{}", server.display());
@@ -354,8 +354,7 @@ fn a_remote_forward_goes_on_after_a_save_and_is_no_change() {
     master.ssh().command("test -e /etc/one").run().expect_success();
     master.leave();
     expect_no_container(&image);
-    let files = ["run", "--rm", "--network", "none", "--entrypoint", "/bin/ls", &own, "/etc"];
-    assert!(!engine.docker(&files).contains("socket"));
+    assert!(!engine.names_in(&own, "/etc").contains("socket"));
 }
 
 #[test]
@@ -454,7 +453,7 @@ fn the_agent_is_lent_to_a_command_when_offered_and_only_then() {
     let agent = Agent::start(&testbed);
     let here = testbed.path("here");
     let own = image.owned_by("guest");
-    let id = || engine.docker(&["image", "inspect", "--format", "{{.Id}}", &own]);
+    let id = || engine.image_id(&own);
     let before = id();
 
     // The image has no program that could use it: one of the host does, through a forward.

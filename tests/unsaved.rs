@@ -131,7 +131,7 @@ fn an_offer_can_be_put_off_saved_or_discarded() {
     assert_eq!(terminal.wait(), Some(0));
     let saved = format!("{}-b", image.owned_by("guest"));
     assert_eq!(image.file_in(&saved, "/etc/motto"), "second");
-    engine.docker(&["image", "rm", &saved]);
+    engine.remove_image(&saved);
     assert!(listed(&gateway, "guest").is_empty());
     expect_no_container(&image);
 }
@@ -176,12 +176,12 @@ fn the_changes_of_a_command_whose_client_vanished_are_kept_and_not_saved() {
     session.expect_stdout("ready");
     session.kill();
     let ids = unsaved(&gateway, "guest");
-    assert!(!engine.docker(&["history", &image.owned_by("guest")]).contains("saved as"));
+    assert!(!engine.history(&image.owned_by("guest")).join(" ").contains("saved as"));
     let name = format!("{}-half", image.name());
     lobby(&gateway, "guest", &format!("save {} {name}", ids[0])).expect_success();
     let saved = format!("guest/{name}");
     assert_eq!(image.file_in(&saved, "/etc/motto"), "half");
-    engine.docker(&["image", "rm", &saved]);
+    engine.remove_image(&saved);
     expect_no_container(&image);
 }
 
@@ -234,7 +234,7 @@ fn what_is_to_become_of_changes_can_be_said_beforehand() {
     terminal.send("exit\r");
     assert_eq!(terminal.wait(), Some(0));
     assert!(!terminal.screen().contains("Enter a new"), "{}", terminal.screen());
-    assert!(!engine.docker(&["history", "--no-trunc", &own]).contains("saved as"));
+    assert!(!engine.history(&own).join(" ").contains("saved as"));
 
     // Nothing runs when it cannot be done.
     for refused in ["Not-A-Name", "default", &copy] {
@@ -243,7 +243,7 @@ fn what_is_to_become_of_changes_can_be_said_beforehand() {
         assert_eq!(said.stdout, b"", "{said:?}");
         said.expect_one_gateway_line();
     }
-    engine.docker(&["image", "rm", &format!("guest/{copy}")]);
+    engine.remove_image(&format!("guest/{copy}"));
     expect_no_container(&image);
 }
 
@@ -289,7 +289,7 @@ fn concurrent_savers_never_interleave_and_none_loses_anything() {
         assert!(said.contains("-conflict-"), "{said}");
     }
     for number in 1..=3 {
-        engine.docker(&["image", "rm", &aside(number)]);
+        engine.remove_image(&aside(number));
     }
     expect_no_container(&image);
 }
@@ -361,16 +361,13 @@ fn a_gateway_killed_at_any_moment_loses_no_change_and_leaves_nothing_behind() {
         let (made, saved) = killed_session(&gateway, &image.user(), number, delay);
         gateway.restart();
         eventually("nothing runs", || {
-            engine.containers_of(&image).iter().all(|id| {
-                let running = ["inspect", "--format", "{{.State.Running}}", id];
-                engine.docker(&running) == "false"
-            })
+            engine.containers_of(&image).iter().all(|id| !engine.is_running(id))
         });
         let ids = listed(&gateway, "guest");
         let file = format!("/etc/made-{number}");
         println!("{number}: killed after {delay:?}: made {made}, saved {saved}, kept {ids:?}");
-        let names = engine.docker(&["history", "--no-trunc", &own]);
-        let is_saved = has_file(&engine, &own, &file);
+        let names = engine.history(&own).join("\n");
+        let is_saved = engine.has_file(&own, &file);
         match ids.as_slice() {
             [id] => {
                 // The engine may come to the end of a save that the gateway did not see the end of.
@@ -390,20 +387,9 @@ fn a_gateway_killed_at_any_moment_loses_no_change_and_leaves_nothing_behind() {
     let claims = testbed.path("state/containers");
     eventually("no claim is left", || std::fs::read_dir(&claims).unwrap().next().is_none());
     let id = std::fs::read_to_string(testbed.path("state/gateway-id")).unwrap();
-    let label = format!("label=waltgate.gateway={}", id.trim());
-    eventually("no intermediate image is left", || {
-        engine
-            .docker(&["image", "ls", "--quiet", "--filter", "dangling=true", "--filter", &label])
-            .is_empty()
-    });
+    let label = format!("waltgate.gateway={}", id.trim());
+    eventually("no intermediate image is left", || !engine.has_unnamed(&label));
     for name in rescued {
-        engine.docker(&["image", "rm", &name]);
+        engine.remove_image(&name);
     }
-}
-
-fn has_file(engine: &Engine, reference: &str, path: &str) -> bool {
-    let script = format!("if [ -e {path} ]; then echo yes; fi");
-    let run = ["run", "--rm", "--network", "none", "--entrypoint", "/bin/sh", reference, "-c"];
-    let arguments: Vec<&str> = run.into_iter().chain([script.as_str()]).collect();
-    engine.docker(&arguments) == "yes"
 }

@@ -52,7 +52,7 @@ async fn unsaved_changes_are_removed_when_their_time_is_over() {
 
     let mut defaults = defaults();
     defaults.keep_unsaved = Duration::from_millis(1);
-    let impatient = ImageBackend::new(bench.parts(&defaults));
+    let impatient = ImageBackend::with_engine(bench.parts(&defaults), bench.engine.connect());
     assert_eq!(impatient.reap().await.unwrap(), 1);
     assert!(bench.containers().is_empty());
     assert!(listed(&bench.backend, &bench).await.is_empty());

@@ -231,10 +231,12 @@ pub struct Node {
 /// Which engine runs containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineKind {
-    /// The first that answers: WalT's podman socket, Docker's, Podman's.
+    /// The first that answers: WalT's podman socket, Docker's, Podman's; else the embedded one.
     Auto,
     /// The Docker API at `socket`, Docker's or Podman's.
     Docker,
+    /// The gateway itself.
+    Embedded,
 }
 
 /// `[engine]`

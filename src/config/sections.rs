@@ -200,11 +200,11 @@ pub(super) fn engine(root: &mut Root<'_, '_>, base: &Path) -> Engine {
 }
 
 fn engine_kind(value: &Value<'_>) -> Read<EngineKind> {
-    if value.get_ref().as_str() == Some("embedded") {
-        let message = "\"embedded\" is not available in this version; use \"docker\" or \"auto\"";
-        return Err(Fault::at(value, message));
-    }
-    choice(&[("auto", EngineKind::Auto), ("docker", EngineKind::Docker)])(value)
+    choice(&[
+        ("auto", EngineKind::Auto),
+        ("docker", EngineKind::Docker),
+        ("embedded", EngineKind::Embedded),
+    ])(value)
 }
 
 fn socket_path(value: &Value<'_>, base: &Path) -> Read<PathBuf> {

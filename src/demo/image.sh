@@ -1,14 +1,12 @@
 #!/bin/sh
-# Imports a small image, made of the machine's static busybox, into the engine at DOCKER_HOST.
+# Writes the files of a small image, made of the machine's static busybox, as a tar archive.
 #
-#   DOCKER_HOST=unix:///path/docker.sock sh image.sh KIND REFERENCE [CHANGE...]
+#   sh image.sh KIND >image.tar
 #
 # KIND is limited (a shell and no init), bash (the same with a /bin/bash) or os (busybox init as
-# the operating system, started and stopped by WalT's two scripts). Each CHANGE is a Dockerfile
-# instruction to apply, such as 'ENV COLOUR=blue'.
+# the operating system, started and stopped by WalT's two scripts).
 set -eu
-kind=$1 reference=$2
-shift 2
+kind=$1
 
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
@@ -50,11 +48,4 @@ EOF
     ;;
 esac
 
-count=$#
-while [ "$count" -gt 0 ]; do
-    change=$1
-    shift
-    set -- "$@" --change "$change"
-    count=$((count - 1))
-done
-tar -C "$tree" --owner=0 --group=0 --numeric-owner -c . | docker import --change 'CMD ["/bin/sh"]' "$@" - "$reference"
+tar -C "$tree" --owner=0 --group=0 --numeric-owner -c .

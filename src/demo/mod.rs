@@ -1,23 +1,25 @@
 //! `waltgate demo`: two small nodes, two small images and a gateway in front of them, all on this
 //! machine and all gone when it ends.
 //!
-//! The nodes are real SSH servers in namespaces of their own. The images run on a Docker engine of
-//! their own, so that nothing that is saved during the demonstration stays in another one.
+//! The nodes are real SSH servers in namespaces of their own. The images are the embedded engine's,
+//! in the demonstration's own directory, so that nothing that is saved stays.
 
-mod engine;
+mod image;
+mod leftovers;
 mod node;
 mod program;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::engine::DemoEngine;
+use self::leftovers::Place;
 use self::node::{DemoNode, NodeServer};
 use self::program::{ProgramError, run_to_end};
+use crate::backend::image::embedded_engine_directory;
+use crate::backend::image::engine::embedded::store::StoreError;
 use crate::config::{Config, ConfigErrors};
 use crate::gateway::{Gateway, GatewayError};
 
@@ -45,6 +47,12 @@ pub enum DemoError {
     /// A program that the demonstration is made of.
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// The images.
+    #[error("cannot make an image: {0}")]
+    Image(#[from] StoreError),
+    /// A part of this program ended by itself.
+    #[error("a part of the demonstration failed: {0}")]
+    Task(io::Error),
     /// Signals could not be caught.
     #[error("cannot handle signals: {0}")]
     Signals(#[from] io::Error),
@@ -68,15 +76,14 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
     let shutdown = CancellationToken::new();
     // Signals that come while everything is being stopped change nothing.
     let signals = tokio::spawn(cancel_on_signal(shutdown.clone())?);
-    let directory = tempfile::Builder::new()
-        .prefix("waltgate-demo-")
-        .tempdir()
-        .map_err(|source| DemoError::File { path: std::env::temp_dir(), source })?;
+    let place =
+        Place::new().map_err(|source| DemoError::File { path: std::env::temp_dir(), source })?;
 
     let mut stage = Stage::default();
-    let result = play(&options, directory.path(), &mut stage, &shutdown).await;
+    let result = play(&options, place.path(), &mut stage, &shutdown).await;
     stage.close().await;
-    let removed = remove(directory);
+    let path = place.path().to_owned();
+    let removed = place.remove().map_err(|source| DemoError::File { path, source });
     signals.abort();
     result.and(removed)
 }
@@ -99,25 +106,16 @@ fn cancel_on_signal(
     })
 }
 
-fn remove(directory: TempDir) -> Result<(), DemoError> {
-    let path = directory.path().to_owned();
-    directory.close().map_err(|source| DemoError::File { path, source })
-}
-
 /// What runs beside the gateway.
 #[derive(Default)]
 struct Stage {
     nodes: Vec<DemoNode>,
-    engine: Option<DemoEngine>,
 }
 
 impl Stage {
     async fn close(self) {
         for node in self.nodes {
             node.close().await;
-        }
-        if let Some(engine) = self.engine {
-            engine.close().await;
         }
     }
 }
@@ -166,27 +164,26 @@ async fn set_up(
             return Ok(None);
         }
     }
-    let engine = DemoEngine::start(&directory.join("engine")).await?;
-    let engine = stage.engine.insert(engine);
+    let state = directory.join("state");
     for (kind, reference) in
         [("limited", "waltplatform/demo-limited"), ("os", "waltplatform/demo-os")]
     {
         if shutdown.is_cancelled() {
             return Ok(None);
         }
-        engine.import(kind, reference).await?;
+        image::import(embedded_engine_directory(&state), kind, reference).await?;
     }
 
     let known_hosts = keys.join("known_hosts");
     let public = read(&keys.join("node_host_key.pub"))?;
     write(&known_hosts, &format!("walt.node {public}"))?;
     let path = directory.join("waltgate.toml");
-    write(&path, &configuration(options.port, directory, &stage.nodes, engine))?;
+    write(&path, &configuration(options.port, &state, &stage.nodes))?;
     let (config, _) = Config::load(&path)?;
     Ok(Some(Gateway::start(config).await?))
 }
 
-fn configuration(port: u16, directory: &Path, nodes: &[DemoNode], engine: &DemoEngine) -> String {
+fn configuration(port: u16, state: &Path, nodes: &[DemoNode]) -> String {
     let mut toml = format!(
         "[server]\n\
          listen = [\"127.0.0.1:{port}\"]\n\
@@ -200,10 +197,7 @@ fn configuration(port: u16, directory: &Path, nodes: &[DemoNode], engine: &DemoE
          known_hosts = \"keys/known_hosts\"\n\
          host_key_alias = \"walt.node\"\n\n\
          [engine]\n\
-         kind = \"docker\"\n\
-         socket = \"unix://{socket}\"\n",
-        state = directory.join("state"),
-        socket = engine.socket().display(),
+         kind = \"embedded\"\n",
     );
     for node in nodes {
         toml += &format!("\n[nodes.{}]\naddress = \"{}\"\n", node.name(), node.address(),);

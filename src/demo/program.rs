@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// How long a program may take to end, or to be ready.
@@ -52,15 +52,26 @@ pub(super) fn command(program: &str) -> Command {
     command
 }
 
-/// A script of the demonstration's own, run by sh(1) under `unshare` with these options.
+/// A script of the demonstration's own, run by sh(1) under `unshare` with these options. It dies
+/// with the demonstration, in whatever way that ends.
 pub(super) fn script_in_namespaces(options: &[&str], text: &str) -> Command {
-    let mut command = command("unshare");
-    command.args(options).args(["sh", "-c", text, "waltgate-demo"]);
+    let mut command = command("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare"]).args(options).args([
+        "sh",
+        "-c",
+        text,
+        "waltgate-demo",
+    ]);
     command
 }
 
 /// Runs a program that must end with success.
-pub(super) async fn run_to_end(mut command: Command) -> Result<(), ProgramError> {
+pub(super) async fn run_to_end(command: Command) -> Result<(), ProgramError> {
+    run_for_output(command).await.map(drop)
+}
+
+/// The same, for what it writes.
+pub(super) async fn run_for_output(mut command: Command) -> Result<Vec<u8>, ProgramError> {
     let program = name(&command);
     let finished = timeout(PATIENCE, command.output()).await.map_err(|_| {
         ProgramError::TimedOut { program: program.clone(), what: "done", output: String::new() }
@@ -68,7 +79,7 @@ pub(super) async fn run_to_end(mut command: Command) -> Result<(), ProgramError>
     let output =
         finished.map_err(|source| ProgramError::Start { program: program.clone(), source })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(output.stdout);
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let output_line = said.lines().last().unwrap_or_default().to_owned();
@@ -78,7 +89,6 @@ pub(super) async fn run_to_end(mut command: Command) -> Result<(), ProgramError>
 /// A program that runs until it is ended.
 pub(super) struct Service {
     child: Child,
-    stdin: Option<ChildStdin>,
 }
 
 impl Service {
@@ -89,14 +99,12 @@ impl Service {
         program: &str,
         is_ready: fn(&str) -> bool,
     ) -> Result<Self, ProgramError> {
-        let mut child = command
-            .stdin(Stdio::piped())
+        let child = command
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|source| ProgramError::Start { program: name(&command), source })?;
-        let stdin = child.stdin.take();
-        let mut service = Self { child, stdin };
+        let mut service = Self { child };
         let Some(stderr) = service.child.stderr.take() else {
             return Ok(service);
         };
@@ -126,14 +134,6 @@ impl Service {
     pub(super) async fn kill(mut self) {
         if let Err(error) = self.child.kill().await {
             tracing::warn!(%error, "a program of the demonstration cannot be killed");
-        }
-    }
-
-    /// Ends it by ending its standard input; kills it if that takes too long.
-    pub(super) async fn end_input(mut self) {
-        drop(self.stdin.take());
-        if timeout(PATIENCE, self.child.wait()).await.is_err() {
-            self.kill().await;
         }
     }
 }

@@ -39,6 +39,12 @@ impl FileError {
     pub(super) fn is_not_found(self) -> bool {
         self == Self::System(Errno::NOENT)
     }
+
+    /// Whether a path leads to nothing, also because part of it is no directory or a link to
+    /// itself.
+    pub(super) fn leads_nowhere(self) -> bool {
+        matches!(self, Self::System(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+    }
 }
 
 /// strerror(3)

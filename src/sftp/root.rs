@@ -129,6 +129,40 @@ impl Root {
             .is_ok_and(|stat| access::kind(&stat).is_file() && stat.st_mode & 0o111 != 0)
     }
 
+    /// Whether a path leads to a directory, and the mode of what is there; `None`: nothing.
+    ///
+    /// # Errors
+    /// That the path cannot be followed.
+    pub fn mode(&self, path: &[u8]) -> std::io::Result<Option<(bool, u32)>> {
+        let stat = self.locate(path, Links::Follow).and_then(|file| file.stat());
+        match stat {
+            Ok(stat) => Ok(Some((access::kind(&stat).is_dir(), stat.st_mode))),
+            Err(error) if error.leads_nowhere() => Ok(None),
+            Err(error) => Err(std::io::Error::other(error)),
+        }
+    }
+
+    /// The content of a regular file, refused past `limit` bytes.
+    ///
+    /// # Errors
+    /// That there is no such file, or that it cannot be read.
+    pub fn content(&self, path: &[u8], limit: usize) -> std::io::Result<Vec<u8>> {
+        let located = self.locate(path, Links::Follow).map_err(|error| {
+            if error.leads_nowhere() {
+                return std::io::ErrorKind::NotFound.into();
+            }
+            std::io::Error::other(error)
+        })?;
+        let file = located.open(Access::READ).map_err(std::io::Error::other)?;
+        let mut content = Vec::new();
+        let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+        file.take(most).read_to_end(&mut content)?;
+        if content.len() > limit {
+            return Err(std::io::Error::other(format!("larger than {limit} bytes")));
+        }
+        Ok(content)
+    }
+
     pub(super) fn home(&self) -> &[u8] {
         &self.home
     }

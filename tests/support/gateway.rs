@@ -82,14 +82,9 @@ impl<'a> GatewaySetup<'a> {
     }
 
     /// The engine to run containers on.
-    pub(crate) fn engine(mut self, engine: &Engine) -> Self {
-        writeln!(
-            self.tables,
-            "[engine]\nkind = \"docker\"\nsocket = \"unix://{}\"",
-            engine.socket().display()
-        )
-        .unwrap();
-        self
+    pub(crate) fn engine(self, engine: &Engine) -> Self {
+        let table = engine.table(&self.testbed.path("state"));
+        self.tables(&table)
     }
 
     /// Further tables, as they are.

@@ -10,7 +10,7 @@
 )]
 
 pub(crate) mod client;
-pub(crate) mod docker;
+pub(crate) mod engine;
 pub(crate) mod gateway;
 pub(crate) mod log;
 pub(crate) mod node;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 #[allow(unused_imports, reason = "each test crate uses the parts it needs")]
 pub(crate) use self::{
     client::{Client, Finished},
-    docker::{Engine, Image},
+    engine::{Engine, Image},
     gateway::{Gateway, GatewaySetup},
     node::Node,
     terminal::Terminal,

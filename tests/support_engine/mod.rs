@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test crate uses the parts it needs")]
 
+mod embedded;
 pub(crate) mod failing;
 pub(crate) mod selection;
 
@@ -119,7 +120,10 @@ impl Bench {
         let listener = Arc::new(Listener::default());
         let engine = selection::selected();
         Self {
-            backend: ImageBackend::new(parts(engine.config(), state.path(), &defaults, &listener)),
+            backend: ImageBackend::with_engine(
+                parts(engine.config(), state.path(), &defaults, &listener),
+                engine.connect(),
+            ),
             engine,
             account: format!("t{}n{number}", std::process::id()).parse().unwrap(),
             state,
@@ -130,7 +134,7 @@ impl Bench {
 
     /// Another run of the same gateway.
     pub(crate) fn restarted(&self) -> ImageBackend {
-        ImageBackend::new(self.parts(&self.defaults))
+        ImageBackend::with_engine(self.parts(&self.defaults), self.engine.connect())
     }
 
     /// Makes an image of the account, `ACCOUNT/NAME`.

@@ -10,14 +10,18 @@ use waltgate::backend::image::engine::Engine;
 use waltgate::backend::image::engine::docker::DockerEngine;
 use waltgate::config::{self, EngineKind};
 
-/// The engine that `WALTGATE_TEST_ENGINE` names: `docker`, unless it is set, or `podman`.
+use super::embedded::Embedded;
+
+/// The engine that `WALTGATE_TEST_ENGINE` names: `docker`, unless it is set, `podman` or
+/// `embedded`.
 pub(crate) fn selected() -> Arc<dyn TestEngine> {
     match std::env::var("WALTGATE_TEST_ENGINE").as_deref() {
         Err(_) | Ok("docker") => {
             Arc::new(DockerApi::at("WALTGATE_TEST_DOCKER", "/var/run/docker.sock"))
         }
         Ok("podman") => Arc::new(DockerApi::at("WALTGATE_TEST_PODMAN", "/run/podman/podman.sock")),
-        Ok(other) => panic!("WALTGATE_TEST_ENGINE={other}: docker or podman"),
+        Ok("embedded") => Arc::new(Embedded::shared()),
+        Ok(other) => panic!("WALTGATE_TEST_ENGINE={other}: docker, podman or embedded"),
     }
 }
 

@@ -46,7 +46,7 @@ mod unsaved;
 mod unsaved_commands;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::backend::{Attachment, Caller, ClientChannels};
@@ -57,7 +57,8 @@ use crate::target::ImageName;
 use self::attachment::ImageAttachment;
 use self::containers::Containers;
 use self::emulation::Emulation;
-use self::engine::docker::DockerEngine;
+use self::engine::docker::{self, DockerEngine};
+use self::engine::embedded::EmbeddedEngine;
 use self::engine::{Engine, EngineInfo};
 use self::inspection::Inspections;
 use self::ownership::Ownership;
@@ -89,6 +90,11 @@ pub struct ImageParts {
     pub listener: Arc<dyn ImageListener>,
 }
 
+/// Where the embedded engine keeps everything, for a gateway with this `state_dir`.
+pub fn embedded_engine_directory(state_dir: &Path) -> PathBuf {
+    state_dir.join("engine")
+}
+
 /// Opens image targets.
 pub struct ImageBackend {
     shared: Arc<Shared>,
@@ -112,12 +118,19 @@ struct Shared {
 }
 
 impl ImageBackend {
-    /// Puts the parts together. Touches neither the engine nor the disk.
+    /// Puts the parts together. Touches neither the engine nor the disk; only to choose one
+    /// (`kind = "auto"`), it is tried whether any listens at its usual place.
     pub fn new(parts: ImageParts) -> Self {
-        let engine = match parts.engine.kind {
-            EngineKind::Auto | EngineKind::Docker => {
-                Arc::new(DockerEngine::new(parts.engine.socket.clone()))
+        let docker = || Arc::new(DockerEngine::new(parts.engine.socket.clone()));
+        let embedded =
+            || Arc::new(EmbeddedEngine::new(embedded_engine_directory(&parts.state_dir)));
+        let engine: Arc<dyn Engine> = match parts.engine.kind {
+            EngineKind::Docker => docker(),
+            EngineKind::Embedded => embedded(),
+            EngineKind::Auto if parts.engine.socket.is_some() || docker::somebody_listens() => {
+                docker()
             }
+            EngineKind::Auto => embedded(),
         };
         Self::with_engine(parts, engine)
     }

@@ -192,7 +192,7 @@ fn is_registry(text: &str) -> bool {
         _ => (text, None),
     };
     let host_characters = |b: u8| b.is_ascii_alphanumeric() || b".-[]:".contains(&b);
-    !host.is_empty()
+    host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
         && host.bytes().all(host_characters)
         && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }

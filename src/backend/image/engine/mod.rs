@@ -4,6 +4,7 @@
 //! hexadecimal, without a "sha256:" in front, so that they compare equal whoever printed them.
 
 pub mod docker;
+pub mod embedded;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -102,10 +102,9 @@ fn wrong_values_say_what_is_possible() {
         ),
         (
             "engine",
-            "kind = \"embedded\"",
-            "kind: \"embedded\" is not available in this version; use \"docker\" or \"auto\"",
+            "kind = \"podman\"",
+            "kind: must be \"auto\" or \"docker\" or \"embedded\", not \"podman\"",
         ),
-        ("engine", "kind = \"podman\"", "kind: must be \"auto\" or \"docker\", not \"podman\""),
         (
             "engine",
             "socket = \"tcp://1.2.3.4:2375\"",

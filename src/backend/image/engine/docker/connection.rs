@@ -36,6 +36,11 @@ pub(super) fn usual_sockets() -> Vec<PathBuf> {
     [WALT_SOCKET, DOCKER_SOCKET, PODMAN_SOCKET].map(PathBuf::from).to_vec()
 }
 
+/// Whether an engine, or what starts it when needed, listens where one usually answers.
+pub fn somebody_listens() -> bool {
+    usual_sockets().iter().any(|socket| std::os::unix::net::UnixStream::connect(socket).is_ok())
+}
+
 impl DockerEngine {
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, EngineError> {
         let mut connection = self.connection.lock().await;

@@ -31,6 +31,7 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
 
+pub use self::connection::somebody_listens;
 use self::connection::{CALL, Connection, error_of, usual_sockets};
 use self::hijack::Call;
 use super::{

@@ -2,7 +2,7 @@
 # Runs a Docker engine of its own, apart from any other on the machine, until its standard input
 # ends. Its API is at DIRECTORY/docker.sock; its log goes to standard error.
 #
-#   unshare --pid --fork --kill-child --mount --mount-proc --net sh engine.sh DIRECTORY
+#   unshare --pid --fork --kill-child --mount --mount-proc --net sh docker.sh DIRECTORY
 #
 # The namespaces keep its bridge, firewall rules, mounts and containers off the machine, and end
 # them with it, whatever happens. Its containers therefore reach each other but not the outside.

@@ -1,0 +1,159 @@
+//! Which control groups containers can have on this machine: cgroups(7) v1, v2, or the hybrid of
+//! both.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Access, access, statfs};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// All containers of all gateways are below this one.
+const PARENT: &str = "waltgate";
+/// statfs(2)
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+/// What limits and the end of a container need of v1.
+const NEEDED: [&str; 2] = ["memory", "pids"];
+const DEVICES: &str = "devices";
+/// What systemd keeps its own groups in, under v1 and under the hybrid.
+const WITHOUT_LIMITS: [&str; 2] = ["systemd", "unified"];
+/// For killed processes to leave a control group, and how often that is looked at.
+const EMPTY: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// None that can be written.
+    Absent,
+    /// A hierarchy for each controller, with or without the one for devices.
+    V1 { devices: bool },
+    /// One hierarchy.
+    V2,
+}
+
+/// The control groups of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cgroups(Kind);
+
+impl Cgroups {
+    /// Looks. Changes nothing.
+    pub(super) fn of_this_machine() -> Self {
+        let root = Path::new(ROOT);
+        let is_writable = |path: &Path| path.is_dir() && access(path, Access::WRITE_OK).is_ok();
+        let Ok(found) = statfs(root) else {
+            return Self(Kind::Absent);
+        };
+        #[allow(clippy::unnecessary_cast, reason = "its type depends on the architecture")]
+        let is_unified = found.f_type as i64 == CGROUP2_SUPER_MAGIC;
+        if is_unified {
+            return Self(if is_writable(root) { Kind::V2 } else { Kind::Absent });
+        }
+        if !NEEDED.iter().all(|name| is_writable(&root.join(name))) {
+            return Self(Kind::Absent);
+        }
+        Self(Kind::V1 { devices: is_writable(&root.join(DEVICES)) })
+    }
+
+    /// Whether limits can be set.
+    pub(super) fn are_usable(self) -> bool {
+        self.0 != Kind::Absent
+    }
+
+    /// Whether they say which devices a container may open. Those of v2 need a BPF program for
+    /// that, which libcontainer loads with a C library only.
+    pub(super) fn guard_devices(self) -> bool {
+        self.0 == Kind::V1 { devices: true }
+    }
+
+    /// What a container may only read, so that it cannot change its own limits. An init writes to
+    /// the hierarchies that have none.
+    pub(super) fn read_only_in(self, has_an_init: bool) -> Vec<PathBuf> {
+        let Kind::V1 { .. } = self.0 else {
+            // The one hierarchy is mounted as it was asked for.
+            return Vec::new();
+        };
+        let hierarchies = fs::read_dir(ROOT).into_iter().flatten().filter_map(Result::ok);
+        let is_the_inits =
+            |path: &Path| has_an_init && WITHOUT_LIMITS.iter().any(|name| path.ends_with(name));
+        hierarchies
+            .map(|hierarchy| hierarchy.path())
+            .filter(|path| path.is_dir() && !is_the_inits(path))
+            .collect()
+    }
+
+    /// The path of a container's, from the root of each hierarchy.
+    pub(super) fn path_of(self, id: &str) -> PathBuf {
+        Path::new("/").join(PARENT).join(id)
+    }
+
+    /// Takes them out of sight where they cannot be used, so that libcontainer does without. Only
+    /// for a mount namespace of one's own.
+    pub(super) fn hide_if_useless(self) -> io::Result<()> {
+        if self.are_usable() || !Path::new(ROOT).is_dir() {
+            return Ok(());
+        }
+        match unmount(ROOT, UnmountFlags::DETACH) {
+            // It was none.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        Ok(mount("tmpfs", ROOT, "tmpfs", flags, c"mode=755,size=4k")?)
+    }
+
+    /// Kills what is left in a container's, and removes it. Of a container whose supervisor lives
+    /// nothing must be removed.
+    pub(super) fn remove(self, id: &str) -> io::Result<()> {
+        for directory in self.directories(id)? {
+            remove_tree(&directory)?;
+        }
+        Ok(())
+    }
+
+    fn directories(self, id: &str) -> io::Result<Vec<PathBuf>> {
+        let own = Path::new(PARENT).join(id);
+        let candidates = match self.0 {
+            Kind::Absent => vec![],
+            Kind::V2 => vec![Path::new(ROOT).join(own)],
+            Kind::V1 { .. } => fs::read_dir(ROOT)?
+                .map(|entry| Ok(entry?.path().join(&own)))
+                .collect::<io::Result<_>>()?,
+        };
+        Ok(candidates.into_iter().filter(|path| path.is_dir()).collect())
+    }
+}
+
+/// Removes a control group with those in it: an init makes some.
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    let deadline = Instant::now() + EMPTY;
+    loop {
+        for line in fs::read_to_string(directory.join("cgroup.procs"))?.lines() {
+            if let Some(pid) = line.parse().ok().and_then(Pid::from_raw) {
+                match kill_process(pid, Signal::KILL) {
+                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        match fs::remove_dir(directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            // A process that was killed is in it a moment longer, and v1 tells nobody when it
+            // is gone.
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                sleep(LOOK_AGAIN);
+            }
+            removed => return removed,
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The engine of the tests: Docker or Podman, or the one inside the gateway.
+
+mod docker;
+mod embedded;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use self::docker::DockerApi;
+use self::embedded::Embedded;
+use super::process::run_tool;
+
+/// What tests do with an engine behind the gateway's back. Everything panics when the engine does
+/// not do it.
+pub(crate) trait Api {
+    /// The gateway's `[engine]` for it, where the gateway keeps its state in this directory.
+    fn table(&self, state: &Path) -> String;
+    /// Makes an image of an archive of files, with Dockerfile instructions applied.
+    fn import(&self, archive: &Path, changes: &[&str], reference: &str);
+    /// The identifier of an image, `None` when there is none of this name.
+    fn image_id(&self, reference: &str) -> Option<String>;
+    /// "config" of its OCI image configuration.
+    fn configuration(&self, reference: &str) -> Value;
+    /// The comments of the steps of its history.
+    fn history(&self, reference: &str) -> Vec<String>;
+    /// What a shell script prints in a container of it, which has its files only.
+    fn run(&self, reference: &str, script: &str) -> String;
+    /// Takes a name away.
+    fn remove_image(&self, reference: &str);
+    /// The names of all images, `OWNER/NAME:TAG`.
+    fn references(&self) -> Vec<String>;
+    /// Whether images without a name carry a label.
+    fn has_unnamed(&self, label: &str) -> bool;
+    /// The containers, running or not, that are made of an image with this identifier or a name
+    /// that has this part.
+    fn containers_of(&self, id: &str, name: &str) -> Vec<String>;
+    /// Whether it runs.
+    fn is_running(&self, container: &str) -> bool;
+    /// The paths that are other than in its image; none if it is gone meanwhile.
+    fn changes_in(&self, container: &str) -> String;
+    /// Ends and removes it, whoever uses it.
+    fn remove_container(&self, container: &str);
+}
+
+/// The engine that `tests/run` found or started, or one for this test.
+pub(crate) struct Engine(Box<dyn Api>);
+
+impl Engine {
+    /// The one that `WALTGATE_TEST_ENGINE` names, `docker`, `podman` or `embedded`, by default
+    /// Docker: at WALTGATE_TEST_DOCKER or WALTGATE_TEST_PODMAN, else at its usual place.
+    #[track_caller]
+    pub(crate) fn connect() -> Self {
+        match std::env::var("WALTGATE_TEST_ENGINE").as_deref() {
+            Ok("embedded") => Self::embedded(),
+            Ok("podman") => {
+                let podman = DockerApi::at("WALTGATE_TEST_PODMAN", "/run/podman/podman.sock");
+                Self(Box::new(podman))
+            }
+            _ => Self::docker(),
+        }
+    }
+
+    /// The engine inside the gateway.
+    pub(crate) fn embedded() -> Self {
+        Self(Box::new(Embedded::new()))
+    }
+
+    #[track_caller]
+    pub(crate) fn docker() -> Self {
+        Self(Box::new(DockerApi::at("WALTGATE_TEST_DOCKER", "/var/run/docker.sock")))
+    }
+
+    pub(crate) fn table(&self, state: &Path) -> String {
+        self.0.table(state)
+    }
+
+    /// Makes an image of an archive of files.
+    pub(crate) fn import(&self, archive: &Path, reference: &str) {
+        self.0.import(archive, &[], reference);
+    }
+
+    /// The identifier of an image that exists.
+    #[track_caller]
+    pub(crate) fn image_id(&self, reference: &str) -> String {
+        self.0.image_id(reference).unwrap_or_else(|| panic!("no image {reference}"))
+    }
+
+    /// Whether the engine has an image of this reference.
+    pub(crate) fn has_image(&self, reference: &str) -> bool {
+        self.0.image_id(reference).is_some()
+    }
+
+    pub(crate) fn configuration(&self, reference: &str) -> Value {
+        self.0.configuration(reference)
+    }
+
+    pub(crate) fn history(&self, reference: &str) -> Vec<String> {
+        self.0.history(reference)
+    }
+
+    pub(crate) fn remove_image(&self, reference: &str) {
+        self.0.remove_image(reference);
+    }
+
+    pub(crate) fn has_unnamed(&self, label: &str) -> bool {
+        self.0.has_unnamed(label)
+    }
+
+    pub(crate) fn is_running(&self, container: &str) -> bool {
+        self.0.is_running(container)
+    }
+
+    pub(crate) fn changes_in(&self, container: &str) -> String {
+        self.0.changes_in(container)
+    }
+
+    pub(crate) fn remove_container(&self, container: &str) {
+        self.0.remove_container(container);
+    }
+
+    /// The names in a directory of an image.
+    pub(crate) fn names_in(&self, reference: &str, directory: &str) -> String {
+        self.0.run(reference, &format!("ls -a {directory}"))
+    }
+
+    /// Whether an image has something at a path.
+    pub(crate) fn has_file(&self, reference: &str, path: &str) -> bool {
+        self.0.run(reference, &format!("if [ -e {path} ]; then echo yes; fi")) == "yes"
+    }
+
+    /// The containers, running or not, whose image is or was `image`.
+    pub(crate) fn containers_of(&self, image: &Image<'_>) -> Vec<String> {
+        self.0.containers_of(&image.id, &image.name)
+    }
+
+    /// An image of a name of its own, `OWNER/NAME`, of a kind that `image.sh` knows.
+    pub(crate) fn image(&self, owner: &str, kind: &str) -> Image<'_> {
+        self.image_with(owner, kind, &[])
+    }
+
+    /// The same, with Dockerfile instructions applied.
+    #[track_caller]
+    pub(crate) fn image_with(&self, owner: &str, kind: &str, changes: &[&str]) -> Image<'_> {
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+        let call = CALLS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{kind}-{}-{call}", std::process::id());
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo/image.sh");
+        let directory = tempfile::tempdir().unwrap();
+        let archive = directory.path().join("image.tar");
+        let write = format!("sh {script} {kind} >{}", archive.display());
+        run_tool(Command::new("sh").args(["-c", &write]));
+        // A label of its own makes the image a different one from other tests'.
+        let label = format!("LABEL waltgate.test={name}");
+        let changes = [&["CMD [\"/bin/sh\"]", label.as_str()], changes].concat();
+        let reference = format!("{owner}/{name}");
+        self.0.import(&archive, &changes, &reference);
+        let id = self.image_id(&reference);
+        Image { engine: self, name, id }
+    }
+}
+
+/// An image of one test, removed with it, as are images of the same name that others saved.
+pub(crate) struct Image<'a> {
+    engine: &'a Engine,
+    name: String,
+    id: String,
+}
+
+impl Image<'_> {
+    /// The name without an owner.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The SSH user name that asks for it.
+    pub(crate) fn user(&self) -> String {
+        format!("image.{}", self.name)
+    }
+
+    /// `OWNER/NAME`, for a saved copy.
+    pub(crate) fn owned_by(&self, owner: &str) -> String {
+        format!("{owner}/{}", self.name)
+    }
+
+    /// What a file of the image `reference` says, without white space around.
+    #[track_caller]
+    pub(crate) fn file_in(&self, reference: &str, path: &str) -> String {
+        self.engine.0.run(reference, &format!("cat {path}"))
+    }
+
+    /// Whether any container of it exists.
+    pub(crate) fn has_containers(&self) -> bool {
+        !self.engine.containers_of(self).is_empty()
+    }
+}
+
+impl Image<'_> {
+    fn remove(&self) {
+        for container in self.engine.containers_of(self) {
+            self.engine.remove_container(&container);
+        }
+        let suffix = format!("/{}:", self.name);
+        for reference in self.engine.0.references() {
+            if reference.contains(&suffix) {
+                self.engine.remove_image(&reference);
+            }
+        }
+    }
+}
+
+impl Drop for Image<'_> {
+    fn drop(&mut self) {
+        // A failing test may have left anything.
+        let removed = catch_unwind(AssertUnwindSafe(|| self.remove()));
+        if let Err(panic) = removed
+            && !std::thread::panicking()
+        {
+            resume_unwind(panic);
+        }
+    }
+}
