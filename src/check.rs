@@ -7,8 +7,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::host_keys;
+use crate::backend::image::embedded_engine_directory;
+use crate::backend::image::engine::EngineInfo;
 use crate::backend::node::check_identity;
-use crate::config::{Config, HostKeyPolicy, NodeOptions};
+use crate::config::{Config, EngineKind, HostKeyPolicy, NodeOptions};
 use crate::gateway::Parts;
 use crate::inventory::{Freshness, Inventory as _};
 
@@ -20,6 +22,8 @@ const WALT_ANSWER: Duration = Duration::from_secs(15);
 pub struct Findings {
     /// What was tried and works, a line each.
     pub fine: Vec<String>,
+    /// What works less well than it could, a line each.
+    pub notes: Vec<String>,
     /// What is wrong, a line each.
     pub problems: Vec<String>,
 }
@@ -30,6 +34,19 @@ impl Findings {
             Ok(line) => self.fine.push(line),
             Err(line) => self.problems.push(line),
         }
+    }
+
+    fn note_engine(&mut self, config: &Config, engine: &EngineInfo) {
+        let (product, place) = (&engine.product, engine.place.display());
+        let is_embedded = engine.place == embedded_engine_directory(&config.server.state_dir);
+        self.fine.push(match (is_embedded, config.engine.kind) {
+            (false, _) => format!("[engine]: {product} answers at {place}"),
+            (true, EngineKind::Auto) => format!(
+                "[engine]: {product}, in {place}; neither Docker nor Podman listens at its usual place"
+            ),
+            (true, _) => format!("[engine]: {product}, in {place}"),
+        });
+        self.notes.extend(engine.lacks.iter().map(|lack| format!("[engine]: {lack}")));
     }
 }
 
@@ -58,14 +75,10 @@ pub async fn run(config: &Config) -> Findings {
                     }
                 });
             }
-            findings.note(match parts.images.check().await {
-                Ok(engine) => Ok(format!(
-                    "[engine]: {} answers at {}",
-                    engine.product,
-                    engine.socket.display()
-                )),
-                Err(error) => Err(format!("[engine]: {error}")),
-            });
+            match parts.images.check().await {
+                Ok(engine) => findings.note_engine(config, &engine),
+                Err(error) => findings.problems.push(format!("[engine]: {error}")),
+            }
         }
         Err(error) => findings.problems.push(error.to_string()),
     }

@@ -192,6 +192,9 @@ async fn check(path: PathBuf) -> anyhow::Result<ExitCode> {
     for line in &findings.fine {
         println!("ok: {line}");
     }
+    for line in &findings.notes {
+        println!("note: {line}");
+    }
     for line in &findings.problems {
         eprintln!("problem: {line}");
     }

@@ -6,7 +6,7 @@ mod support;
 
 use std::net::TcpStream;
 
-use support::gateway::{hash_password, waltgate};
+use support::gateway::{WALTGATE, hash_password, waltgate};
 use support::{Finished, Testbed};
 
 fn check(testbed: &Testbed, toml: &str) -> Finished {
@@ -51,6 +51,21 @@ fn check_reports_an_engine_a_key_and_an_inventory_that_do_not_work() {
         "no_such_key",
         "[walt] api",
     ]);
+}
+
+#[test]
+fn check_says_which_engine_runs_containers_and_what_it_lacks_and_makes_nothing() {
+    let testbed = Testbed::new();
+    let path = testbed.gateway().tables("[engine]\nkind = \"embedded\"").write("127.0.0.1:0");
+    let mut check = std::process::Command::new(WALTGATE);
+    // No program is found there.
+    let output = check.args(["check", "-c"]).arg(path).env("PATH", "/nonexistent").output();
+    let said = String::from_utf8(output.unwrap().stdout).unwrap();
+    let engine = testbed.path("state/engine");
+    let expected = format!("ok: [engine]: the embedded engine, in {}\n", engine.display());
+    assert!(said.contains(&expected), "{said}");
+    assert!(said.contains("note: [engine]: containers have no network; the package slirp4netns"));
+    assert!(!testbed.path("state").exists());
 }
 
 #[test]

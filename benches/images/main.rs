@@ -73,8 +73,7 @@ impl Bed {
     /// From the accepted connection to the prompt.
     fn prompt(&self) -> f64 {
         let (port, accepted) = relayed(self.gateway.address());
-        let client = self.gateway.ssh(&self.user).option(&["-p", &port.to_string()]);
-        let mut terminal = client.on_terminal();
+        let mut terminal = self.gateway.ssh_through(port, &self.user).on_terminal();
         terminal.expect("# ");
         let time = accepted.recv().unwrap().elapsed();
         terminal.send("exit\r");

@@ -189,6 +189,11 @@ impl Gateway {
         Client::ssh(&self.client_config, self.address, user)
     }
 
+    /// The same by way of another port of this machine.
+    pub(crate) fn ssh_through(&self, port: u16, user: &str) -> Client {
+        Client::ssh(&self.client_config, ([127, 0, 0, 1], port).into(), user)
+    }
+
     /// The stock scp; `REMOTE:path` in the arguments stands for the gateway as `user`.
     pub(crate) fn scp(&self, user: &str, arguments: &[&str]) -> Client {
         let remote = format!("{user}@{}:", self.address.ip());

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{Current, Inner, Started, State};
 use crate::backend::image::container::{BaseImage, Container, Mode};
 use crate::backend::image::dialogue::Decision;
-use crate::backend::image::engine::{Process, ProcessStreams};
+use crate::backend::image::engine::{Lack, Process, ProcessStreams};
 use crate::backend::image::error::ImageError;
 use crate::backend::image::interior::Interior;
 use crate::backend::image::lent::{self, lend};
@@ -165,7 +165,11 @@ impl Inner {
             mode = ?container.mode,
             "container started"
         );
-        let notes = note.into_iter().collect();
+        let mut notes: Vec<String> = note.into_iter().collect();
+        if shared.defaults.network {
+            let lacks = host.lacks.iter().filter(|lack| matches!(lack, Lack::Network { .. }));
+            notes.extend(lacks.map(|lack| format!("Note: {lack}.")));
+        }
         Ok(NewContainer { container: Arc::new(container), streams, notes })
     }
 

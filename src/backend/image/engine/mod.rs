@@ -23,8 +23,29 @@ pub struct EngineInfo {
     pub product: String,
     /// The CPU architecture in Go's words: `amd64`, `arm64`, `386`, `arm`.
     pub architecture: String,
-    /// Where it answers.
-    pub socket: PathBuf,
+    /// Where it answers, or keeps everything when it is no other process.
+    pub place: PathBuf,
+    /// What it cannot do on this machine.
+    pub lacks: Vec<Lack>,
+}
+
+/// What an engine cannot do, and what would help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lack {
+    /// Containers have their loopback only.
+    #[error(
+        "containers have no network; the package {package} on this machine would give them one"
+    )]
+    Network {
+        /// The Debian package.
+        package: &'static str,
+    },
+    /// Memory and processes of containers are not limited.
+    #[error("containers have no limits of memory and processes: {reason}")]
+    Limits {
+        /// Why.
+        reason: &'static str,
+    },
 }
 
 /// One image of the engine's store.

@@ -112,7 +112,8 @@ async fn connect(socket: &Path) -> Result<Connection, String> {
             version.version.unwrap_or_default()
         ),
         architecture: version.arch.unwrap_or_default(),
-        socket: socket.to_owned(),
+        place: socket.to_owned(),
+        lacks: Vec::new(),
     };
     tracing::info!(engine = info.product, socket = %socket.display(), "container engine answers");
     Ok(Connection { docker: docker.with_timeout(CALL), info, podman })

@@ -33,7 +33,7 @@ pub(super) async fn containers(
     let filters = serde_json::json!({ "label": [format!("{label}={value}")] }).to_string();
     let prefix = version_prefix(&connection.docker);
     let path = format!("{prefix}/containers/json?all=true&filters={}", encoded(&filters));
-    let document = hijack::document(&connection.info.socket, &path, call).await?;
+    let document = hijack::document(&connection.info.place, &path, call).await?;
     let listed: Vec<Listed> =
         serde_json::from_value(document).map_err(|error| call.protocol(error))?;
     let summary = |container: Listed| ContainerSummary {

@@ -207,7 +207,7 @@ impl Engine for DockerEngine {
         );
         let call = Call { operation: "attaching to container", object: container };
         let streams =
-            hijack::upgrade(&connection.info.socket, &path, String::new(), tty, call).await;
+            hijack::upgrade(&connection.info.place, &path, String::new(), tty, call).await;
         self.noticed(streams).await
     }
 
@@ -232,7 +232,7 @@ impl Engine for DockerEngine {
         let path = format!("{}/exec/{exec}/start", version_prefix(&connection.docker));
         let body = serde_json::json!({ "Detach": false, "Tty": tty }).to_string();
         let call = Call { operation: "starting program", object: exec };
-        let streams = hijack::upgrade(&connection.info.socket, &path, body, tty, call).await;
+        let streams = hijack::upgrade(&connection.info.place, &path, body, tty, call).await;
         self.noticed(streams).await
     }
 
@@ -441,7 +441,7 @@ impl Engine for DockerEngine {
     async fn publish(&self, publication: &Publication) -> Result<String, EngineError> {
         let connection = self.connection().await?;
         let published =
-            commit::publish(&connection.docker, &connection.info.socket, publication).await;
+            commit::publish(&connection.docker, &connection.info.place, publication).await;
         self.noticed(published).await
     }
 

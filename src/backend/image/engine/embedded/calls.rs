@@ -9,14 +9,18 @@ use async_trait::async_trait;
 use rustix::process::Signal;
 use tokio::time::timeout;
 
+use super::cgroups::Cgroups;
 use super::containers::{self, NewContainer};
 use super::message::Program;
 use super::supervised::Standing;
-use super::{Call, END, EmbeddedEngine, Prepared, architecture, details, lock, store, streams};
+use super::{
+    Call, END, EmbeddedEngine, Prepared, architecture, details, lock, store, streams, supervisor,
+    usable,
+};
 use crate::backend::WindowSize;
 use crate::backend::image::engine::{
     Change, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError, EngineInfo,
-    ExecSpec, FileStat, HistoryEntry, ImageDetails, Process, ProcessState, ProcessStreams,
+    ExecSpec, FileStat, HistoryEntry, ImageDetails, Lack, Process, ProcessState, ProcessStreams,
     Publication,
 };
 use crate::backend::image::signals;
@@ -27,11 +31,20 @@ const KILLED: u32 = 137;
 #[async_trait]
 impl Engine for EmbeddedEngine {
     async fn info(&self) -> Result<EngineInfo, EngineError> {
-        self.opened().await?;
+        // Changes nothing: who only asks, leaves nothing behind.
+        usable()?;
+        let mut lacks = Vec::new();
+        if !supervisor::has_network() {
+            lacks.push(Lack::Network { package: supervisor::NETWORK_PACKAGE });
+        }
+        if !Cgroups::of_this_machine().are_usable() {
+            lacks.push(Lack::Limits { reason: "its control groups cannot be written" });
+        }
         Ok(EngineInfo {
             product: "the embedded engine".to_owned(),
             architecture: architecture::of_this_machine().to_owned(),
-            socket: self.root.clone(),
+            place: self.root.clone(),
+            lacks,
         })
     }
 

@@ -117,11 +117,7 @@ impl EmbeddedEngine {
     async fn opened(&self) -> Result<&Opened, EngineError> {
         self.opened
             .get_or_try_init(|| async {
-                let unavailable = |reason: String| EngineError::Unavailable { tried: vec![reason] };
-                if !rustix::process::geteuid().is_root() {
-                    let reason = "embedded: only root can run containers";
-                    return Err(unavailable(reason.to_owned()));
-                }
+                usable()?;
                 let root = self.root.clone();
                 let opening = tokio::task::spawn_blocking(move || {
                     // Without links: those would lead out of a container's mount namespace.
@@ -233,6 +229,24 @@ impl EmbeddedEngine {
         };
         self.blocking(call, move |_| Ok(supervised.signal(signal)?)).await
     }
+}
+
+/// Whether this machine lets this process run containers.
+fn usable() -> Result<(), EngineError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(unavailable("embedded: only root can run containers".to_owned()));
+    }
+    let file_systems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    // Where it is a module, the first mount loads it.
+    let may_be_loaded = std::path::Path::new("/proc/modules").exists();
+    if !file_systems.contains("\toverlay\n") && !may_be_loaded {
+        return Err(unavailable("embedded: the kernel has no overlay file system".to_owned()));
+    }
+    Ok(())
+}
+
+fn unavailable(reason: String) -> EngineError {
+    EngineError::Unavailable { tried: vec![reason] }
 }
 
 /// What goes wrong in the parts that block.

@@ -31,6 +31,8 @@ use super::cgroups::Cgroups;
 use super::message::{self, Answer, Done, Event, Request};
 use super::record::{Directory, Exit};
 
+pub(super) use self::network::{PROGRAM as NETWORK_PACKAGE, is_available as has_network};
+
 /// For the programs beside process 1 to be seen as ended; the kernel kills them with it.
 const LAST_PROGRAMS: Duration = Duration::from_secs(5);
 
