@@ -284,6 +284,41 @@ fn a_full_disk_is_told_and_the_session_goes_on() {
 }
 
 #[test]
+fn many_transfers_of_large_files_take_little_memory_and_holes_stay_holes() {
+    const TRANSFERS: usize = 20;
+    const SIZE: u64 = 64 << 20;
+    let testbed = Testbed::new();
+    let node = testbed.sshd_off("rpi1");
+    let limits = "max_startups_per_source = 100\nmax_startups = 100";
+    let gateway = with_disk(&testbed, &node).limits(limits).start();
+    let disk = disk(&testbed);
+    let local = testbed.path("sparse");
+    for path in [&local, &disk.join("sparse")] {
+        fs::File::create(path).unwrap().set_len(SIZE).unwrap();
+    }
+    let transfers: Vec<_> = (0..TRANSFERS)
+        .map(|number| {
+            let mut transfer = gateway.sftp("rpi1", "").start();
+            transfer.send(match number % 2 {
+                0 => "get /persist/sparse /dev/null\n".to_owned(),
+                _ => format!("put {} /persist/put-{number}\n", local.display()),
+            });
+            transfer
+        })
+        .collect();
+    for transfer in transfers {
+        transfer.finish().expect_success();
+    }
+    // A transfer has a few answers or writes of 255 KiB each in memory.
+    assert!(gateway.peak_memory() < 150 << 20, "{} bytes", gateway.peak_memory());
+    for number in (1..TRANSFERS).step_by(2) {
+        let put = fs::metadata(disk.join(format!("put-{number}"))).unwrap();
+        // Beside them there may be a block of the file system's own.
+        assert!(put.len() == SIZE && put.blocks() < 64, "{} blocks", put.blocks());
+    }
+}
+
+#[test]
 fn the_directory_is_found_by_the_mac_through_one_link_beneath_the_root() {
     let testbed = Testbed::new();
     let node = testbed.sshd_off("rpi1");

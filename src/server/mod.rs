@@ -39,8 +39,10 @@ use crate::ssh::stream::CancellableStream;
 
 /// Window of a channel towards the client, in bytes, as OpenSSH's.
 const WINDOW: u32 = 2 * 1024 * 1024;
-/// Packets of a channel that russh may queue before the channel's reader takes them.
-const CHANNEL_BUFFER: usize = 64;
+/// Packets of a channel that russh may queue before the channel's reader takes them. It grants new
+/// window when they come and not when they are taken, so a longer queue is memory and nothing else:
+/// an upload fills it.
+const CHANNEL_BUFFER: usize = 16;
 /// Messages to the client that may wait to be written.
 const EVENT_BUFFER: usize = 32;
 /// How long a client gets to leave by itself after its sessions have ended.

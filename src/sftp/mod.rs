@@ -4,7 +4,8 @@
 //! A [`Root`] resolves every path beneath one directory, so nothing outside can be named. Each
 //! [`split`] puts such a tree into the view of a server of its surroundings. Each
 //! server is a [`BackendSession`](crate::backend::BackendSession) and knows nothing of where its
-//! root comes from. All that touches files blocks, and runs on threads that may.
+//! root comes from. What touches files blocks, and runs on threads that may, other than what
+//! [`at_once`] answers.
 
 mod access;
 mod accounts;

@@ -90,3 +90,20 @@ impl From<std::io::Error> for Refusal {
         Errno::from_io_error(&error).unwrap_or(Errno::IO).into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_disks_and_quotas_are_said_in_words() {
+        for (errno, words) in [
+            (Errno::NOSPC, "No space left on device"),
+            (Errno::DQUOT, "Disk quota exceeded"),
+            (Errno::FBIG, "File too large"),
+        ] {
+            let refusal = Refusal::from(errno);
+            assert_eq!((refusal.code, refusal.message.as_str()), (Refusal::FAILURE, words));
+        }
+    }
+}
