@@ -37,7 +37,7 @@ use self::hijack::Call;
 use super::{
     Change, ChangeKind, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError,
     EngineInfo, ExecSpec, FileStat, HistoryEntry, ImageDetails, Process, ProcessState,
-    ProcessStreams, Publication,
+    ProcessStreams, Publication, WrittenFile,
 };
 use crate::backend::WindowSize;
 
@@ -387,6 +387,16 @@ impl Engine for DockerEngine {
             return Ok(vec![Change { path: "/".to_owned(), kind: ChangeKind::Modified }]);
         }
         Ok(changes)
+    }
+
+    async fn written(&self, container: &str) -> Result<Option<Vec<WrittenFile>>, EngineError> {
+        let call = Call { operation: "comparing container", object: container };
+        self.in_upper(call, overlay::written).await
+    }
+
+    async fn restore(&self, container: &str, paths: Vec<String>) -> Result<(), EngineError> {
+        let call = Call { operation: "restoring files in container", object: container };
+        self.in_upper(call, move |upper| overlay::revert(upper, &paths)).await.map(drop)
     }
 
     async fn details(&self, container: &str) -> Result<ContainerDetails, EngineError> {
