@@ -253,6 +253,26 @@ async fn what_a_boot_wrote_and_its_user_changed_is_saved() {
     assert_eq!(finished, Ok(()), "{}", console.text());
     assert_eq!(bench.file("saved", "/etc/boot/id").as_deref(), Some("3\n"));
     assert_eq!(bench.file("saved", "/etc/motd").as_deref(), Some("hello\n2\n4\n"));
+    let (_, console, finished) =
+        run(&attachment, &shell(), "chmod 700 /etc; exit\n", &["mode"]).await;
+    assert_eq!(finished, Ok(()), "{}", console.text());
+    assert!(console.text().ends_with("New image mode saved."), "{}", console.text());
+}
+
+#[tokio::test]
+async fn what_a_boot_wrote_is_known_to_the_next_run_of_the_gateway() {
+    let bench = Bench::with(|defaults| defaults.keep_unsaved = PATIENCE);
+    bench.image("pc", Kind::BootWrites);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &[]);
+    let session = attachment.start(&shell(), &mut console).await.unwrap();
+    let container = bench.containers().remove(0);
+    bench.engine.kill_container(&container);
+    // As if the gateway had been killed too: nobody has the claim any more.
+    drop((session, attachment));
+    bench.restarted().reap().await.unwrap();
+    // It holds no changes, or it would be kept.
+    assert!(bench.containers().is_empty());
 }
 
 #[tokio::test]

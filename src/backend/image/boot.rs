@@ -66,6 +66,12 @@ impl Record {
         Self(files.into_iter().map(|file| (file.path.clone(), file)).collect())
     }
 
+    /// Whether it is a directory that the boot made or copied, and that has other attributes now.
+    fn is_altered_directory(&self, file: &WrittenFile) -> bool {
+        let was_directory = |then: &WrittenFile| then.is_directory && !is_same(then, file);
+        file.is_directory && self.0.get(&file.path).is_some_and(was_directory)
+    }
+
     /// Whether a file was written by the boot, or by the run of the system, and not by the user.
     fn explains(&self, file: &WrittenFile) -> bool {
         let is_of_a_run = || {
@@ -127,6 +133,13 @@ impl Container {
         self.written_where(|record, file| record.explains(file))
             .await
             .map(Option::unwrap_or_default)
+    }
+
+    /// Whether its user gave a directory other attributes that the engine lists for what the boot
+    /// wrote in it all the same.
+    pub(super) async fn has_altered_directories(&self) -> Result<bool, EngineError> {
+        let altered = self.written_where(Record::is_altered_directory).await?;
+        Ok(altered.is_some_and(|altered| !altered.is_empty()))
     }
 
     /// Paths that its user wrote, or might have; `None` if that cannot be told.

@@ -173,7 +173,8 @@ impl Container {
         };
         let changes = self.engine.diff(&self.id).await?;
         let of_the_boot = self.written_by_the_boot().await?;
-        Ok(changes::user_changed_something(&changes, mount_points, &of_the_boot))
+        Ok(changes::user_changed_something(&changes, mount_points, &of_the_boot)
+            || self.has_altered_directories().await?)
     }
 
     /// Ends all programs in it, gently where there is an operating system. What did not go as it
