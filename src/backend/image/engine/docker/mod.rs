@@ -10,7 +10,7 @@ mod hijack;
 mod history;
 mod images;
 mod listing;
-mod overlay;
+pub(super) mod overlay;
 mod spec;
 
 use std::collections::{BTreeMap, HashMap};

@@ -26,7 +26,7 @@ pub(super) fn upper_directory(container: &ContainerInspectResponse) -> Option<Pa
 
 /// Makes the paths what they are in the image: takes out what the container wrote there, also that
 /// something was removed. Directories are taken out if nothing is left in them. Blocks.
-pub(super) fn revert(upper: &Path, paths: &[String]) -> io::Result<()> {
+pub(in crate::backend::image::engine) fn revert(upper: &Path, paths: &[String]) -> io::Result<()> {
     // What is in a directory comes before it.
     let mut paths: Vec<&String> = paths.iter().collect();
     paths.sort_by(|one, other| other.cmp(one));
@@ -62,7 +62,7 @@ pub(super) fn content(upper: &Path, path: &str) -> Option<Vec<u8>> {
 }
 
 /// All that is in the directory, and below. Blocks.
-pub(super) fn written(upper: &Path) -> io::Result<Vec<WrittenFile>> {
+pub(in crate::backend::image::engine) fn written(upper: &Path) -> io::Result<Vec<WrittenFile>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let top = rustix::fs::openat(CWD, upper, flags, Mode::empty())?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
