@@ -223,6 +223,59 @@ async fn an_operating_system_is_started_and_shut_down() {
 }
 
 #[tokio::test]
+async fn what_a_boot_writes_is_no_change_and_not_saved() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::BootWrites);
+    let attachment = bench.attach("pc");
+    let (_, console, finished) = run(&attachment, &shell(), "exit\n", &[]).await;
+    assert_eq!(finished, Ok(()));
+    assert!(console.text().contains("was not changed: nothing to save"), "{}", console.text());
+
+    let work = "cat /etc/boot/id /etc/motd; echo mine >/etc/boot/mine; exit\n";
+    let (outcome, console, finished) = run(&attachment, &shell(), work, &["saved"]).await;
+    assert_eq!(finished, Ok(()));
+    assert!(outcome.text().contains("1\r\nhello\r\n2\r\n"), "{}", outcome.text());
+    assert!(console.text().ends_with("New image saved saved."), "{}", console.text());
+    assert_eq!(bench.file("saved", "/etc/boot/mine").as_deref(), Some("mine\n"));
+    assert_eq!(bench.file("saved", "/etc/boot/id"), None);
+    assert_eq!(bench.file("saved", "/etc/motd").as_deref(), Some("hello\n"));
+    assert_eq!(bench.file("saved", "/etc/cpuinfo").as_deref(), Some("processor : made up\n"));
+    assert_eq!(bench.file("saved", "/var/log/wtmp").as_deref(), Some(""));
+}
+
+#[tokio::test]
+async fn what_a_boot_wrote_and_its_user_changed_is_saved() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::BootWrites);
+    let attachment = bench.attach("pc");
+    let work = "echo 3 >/etc/boot/id; echo 4 >>/etc/motd; exit\n";
+    let (_, console, finished) = run(&attachment, &shell(), work, &["saved"]).await;
+    assert_eq!(finished, Ok(()), "{}", console.text());
+    assert_eq!(bench.file("saved", "/etc/boot/id").as_deref(), Some("3\n"));
+    assert_eq!(bench.file("saved", "/etc/motd").as_deref(), Some("hello\n2\n4\n"));
+    let (_, console, finished) =
+        run(&attachment, &shell(), "chmod 700 /etc; exit\n", &["mode"]).await;
+    assert_eq!(finished, Ok(()), "{}", console.text());
+    assert!(console.text().ends_with("New image mode saved."), "{}", console.text());
+}
+
+#[tokio::test]
+async fn what_a_boot_wrote_is_known_to_the_next_run_of_the_gateway() {
+    let bench = Bench::with(|defaults| defaults.keep_unsaved = PATIENCE);
+    bench.image("pc", Kind::BootWrites);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &[]);
+    let session = attachment.start(&shell(), &mut console).await.unwrap();
+    let container = bench.containers().remove(0);
+    bench.engine.kill_container(&container);
+    // As if the gateway had been killed too: nobody has the claim any more.
+    drop((session, attachment));
+    bench.restarted().reap().await.unwrap();
+    // It holds no changes, or it would be kept.
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
 async fn enter_and_a_confirmation_overwrite_the_image() {
     let bench = Bench::new();
     bench.image("pc", Kind::Limited);

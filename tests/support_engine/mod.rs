@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     Limited,
     /// busybox with an init and WalT's two scripts.
     Os,
+    /// The same, whose boot and shutdown write what only tells of them.
+    BootWrites,
     /// One text file.
     NoShell,
 }
@@ -340,6 +342,20 @@ fn fill(root: &Path, kind: Kind) {
     )
     .unwrap();
     std::fs::write(root.join("etc/cpuinfo"), "processor : made up\n").unwrap();
+    if kind == Kind::BootWrites {
+        symlink("../bin/busybox", root.join("sbin/init")).unwrap();
+        std::fs::create_dir_all(root.join("var/log")).unwrap();
+        std::fs::write(root.join("var/log/wtmp"), "").unwrap();
+        std::fs::write(
+            root.join("etc/inittab"),
+            "::sysinit:/bin/sh -c 'mkdir /etc/boot; echo 1 >/etc/boot/id; echo 2 >>/etc/motd; rm /etc/cpuinfo'\n\
+             ::restart:/bin/true\n",
+        )
+        .unwrap();
+        script(root, "bin/walt-image-shell-start", "exec /sbin/init");
+        let shutdown = "echo off >>/var/log/wtmp; kill -QUIT 1";
+        script(root, "bin/walt-image-shell-shutdown", shutdown);
+    }
     if kind == Kind::Os {
         symlink("../bin/busybox", root.join("sbin/init")).unwrap();
         std::fs::write(

@@ -1,5 +1,7 @@
 //! What of a container's differences its user made.
 
+use std::collections::HashSet;
+
 use super::engine::Change;
 
 /// What the engine mounts or puts into every container, at these paths and below.
@@ -23,26 +25,38 @@ const OF_THE_SHELL: [&str; 3] = ["/root/.bash_history", "/root/.ash_history", "/
 
 /// Whether anything is left of the differences when what was put there by the engine or the
 /// gateway is taken away. `mount_points` are the paths at which something was mounted for this
-/// container; they may have been created for it.
-pub(super) fn user_changed_something(changes: &[Change], mount_points: &[&str]) -> bool {
+/// container; they may have been created for it. `of_the_boot` are paths that the operating system
+/// wrote, and not the user.
+pub(super) fn user_changed_something(
+    changes: &[Change],
+    mount_points: &[&str],
+    of_the_boot: &HashSet<String>,
+) -> bool {
     let ignored = |path: &str| {
         OF_THE_ENGINE.iter().chain(mount_points).any(|top| is_at_or_below(path, top))
             || path == MTAB
             || OF_THE_SHELL.contains(&path)
+            || of_the_boot.contains(path)
     };
     changes.iter().any(|change| {
         // A directory is listed as modified when anything below it is listed.
         let is_only_the_way_to_ignored = || {
-            let mut below = changes
-                .iter()
-                .filter(|other| {
-                    other.path != change.path && is_at_or_below(&other.path, &change.path)
+            let mut below = self::below(changes, &change.path).peekable();
+            below.peek().is_some()
+                && below.all(|other| {
+                    // Directories below are judged by themselves.
+                    ignored(&other.path) || self::below(changes, &other.path).next().is_some()
                 })
-                .peekable();
-            below.peek().is_some() && below.all(|other| ignored(&other.path))
         };
         !ignored(&change.path) && !is_only_the_way_to_ignored()
     })
+}
+
+/// What is listed of the inside of a directory.
+fn below<'a>(changes: &'a [Change], directory: &'a str) -> impl Iterator<Item = &'a Change> {
+    changes
+        .iter()
+        .filter(move |other| other.path != directory && is_at_or_below(&other.path, directory))
 }
 
 fn is_at_or_below(path: &str, top: &str) -> bool {
@@ -60,7 +74,7 @@ mod tests {
             .iter()
             .map(|(path, kind)| Change { path: (*path).to_owned(), kind: *kind })
             .collect();
-        user_changed_something(&changes, &["/run", "/tmp"])
+        user_changed_something(&changes, &["/run", "/tmp"], &HashSet::from(["/etc/new".to_owned()]))
     }
 
     #[test]
@@ -75,6 +89,7 @@ mod tests {
             ("/dev/console", Added),
             ("/run", Added),
             ("/run/lock", Added),
+            ("/etc/new", Added),
         ]));
     }
 
@@ -86,6 +101,17 @@ mod tests {
             ("/root/.bash_history", Added),
             ("/root/notes", Added)
         ]));
+    }
+
+    #[test]
+    fn directories_on_the_way_to_what_is_no_change_are_none() {
+        let way = [("/var", Modified), ("/var/log", Modified), ("/var/log/boot", Added)];
+        let judged = |own: &str| {
+            let changes = way.map(|(path, kind)| Change { path: path.to_owned(), kind });
+            user_changed_something(&changes, &[], &HashSet::from([own.to_owned()]))
+        };
+        assert!(!judged("/var/log/boot"));
+        assert!(judged("/var/log/other"));
     }
 
     #[test]

@@ -1,19 +1,19 @@
 //! The life of a container: brought to rest, saved, removed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::changes;
 use super::engine::{Engine, EngineError, ExecSpec, ProcessState};
 use super::inspection::{Inspection, OS_SHUTDOWN};
 use super::naming::SaveTarget;
 use super::ownership::Claim;
 use super::slots::AccountSlot;
+use super::{boot, changes};
 use crate::names::AccountName;
 
 /// For an operating system to shut down by itself.
@@ -92,6 +92,8 @@ pub(super) struct Container {
     pub(super) tasks: Vec<AbortHandle>,
     /// The gateway itself sent a signal to process 1.
     pub(super) signalled: AtomicBool,
+    /// What the boot of its operating system wrote, once that is known.
+    pub(super) boot: OnceLock<boot::Record>,
     /// Held while it is saved or removed; empty once it is removed or left behind.
     pub(super) tenure: Arc<Mutex<Option<Tenure>>>,
 }
@@ -170,7 +172,9 @@ impl Container {
             Mode::ShellIsFirst | Mode::Kept => &[],
         };
         let changes = self.engine.diff(&self.id).await?;
-        Ok(changes::user_changed_something(&changes, mount_points))
+        let of_the_boot = self.written_by_the_boot().await?;
+        Ok(changes::user_changed_something(&changes, mount_points, &of_the_boot)
+            || self.has_altered_directories().await?)
     }
 
     /// Ends all programs in it, gently where there is an operating system. What did not go as it
@@ -253,8 +257,13 @@ impl Container {
         tenure.is_some().then_some(Held { _tenure: tenure })
     }
 
-    /// Makes an image without a name of it.
+    /// Makes an image without a name of it. What a boot wrote is taken out of it first.
     pub(super) async fn commit(&self, _held: &Held) -> Result<String, EngineError> {
+        let of_the_boot = self.written_by_the_boot().await?;
+        // Underneath a running container nothing may be changed.
+        if !of_the_boot.is_empty() && self.ending().is_some() {
+            self.engine.restore(&self.id, of_the_boot.into_iter().collect()).await?;
+        }
         self.engine.commit(&self.id).await
     }
 

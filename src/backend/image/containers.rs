@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 
+use super::boot;
 use super::container::{BaseImage, Container, Ending, Mode, Tenure};
 use super::engine::{
     ContainerSpec, ContainerSummary, Engine, EngineError, ImageDetails, ProcessStreams,
@@ -129,8 +130,8 @@ impl Containers {
         // claim, and removed.
         let id = self.engine.create(&spec).await?;
         match self.run(&id, new.mode).await {
-            Ok((streams, tasks, ended)) => Ok((
-                Container {
+            Ok((streams, tasks, ended)) => {
+                let container = Container {
                     engine: Arc::clone(&self.engine),
                     id,
                     name: spec.name,
@@ -143,10 +144,14 @@ impl Containers {
                     ended,
                     tasks,
                     signalled: AtomicBool::new(false),
+                    boot: OnceLock::new(),
                     tenure: Arc::new(Mutex::new(Some(Tenure { claim, slot: Some(slot) }))),
-                },
-                streams,
-            )),
+                };
+                if container.mode == Mode::Os {
+                    container.note_boot(&HashSet::new()).await;
+                }
+                Ok((container, streams))
+            }
             Err(error) => {
                 match self.engine.remove(&id).await {
                     Ok(()) => claim.settle(),
@@ -166,6 +171,10 @@ impl Containers {
         mut container: Container,
     ) -> Result<(Container, Option<ProcessStreams>), ImageError> {
         let slot = self.slots.take(&container.account)?;
+        let users_own = match container.mode {
+            Mode::Os => container.written_by_its_user().await?,
+            Mode::ShellIsFirst | Mode::Kept => None,
+        };
         let (streams, tasks, ended) = self.run(&container.id, container.mode).await?;
         if let Some(tenure) = &mut *container.tenure.lock().await {
             tenure.slot = Some(slot);
@@ -173,6 +182,10 @@ impl Containers {
         container.tasks = tasks;
         container.ended = ended;
         container.signalled = AtomicBool::new(false);
+        container.boot = OnceLock::new();
+        if let Some(users_own) = users_own {
+            container.note_boot(&users_own).await;
+        }
         Ok((container, streams))
     }
 
@@ -246,6 +259,7 @@ impl Containers {
             ended: watch::channel(Some(Ending::Exited(0))).1,
             tasks: Vec::new(),
             signalled: AtomicBool::new(true),
+            boot: boot::Record::noted(&claim).map_or_else(OnceLock::new, OnceLock::from),
             tenure: Arc::new(Mutex::new(Some(Tenure { claim, slot: None }))),
         })
     }

@@ -18,6 +18,7 @@
 
 mod arrivals;
 mod attachment;
+mod boot;
 pub mod catalogue;
 mod changes;
 mod container;

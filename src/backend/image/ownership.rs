@@ -7,7 +7,7 @@
 //! made before their containers, so that no moment of a crash leaves one that is taken for in use.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,6 +114,20 @@ impl Run {
 }
 
 impl Claim {
+    /// Notes something about the container, in place of what was noted before. It survives this
+    /// process, and is gone with the container. Blocks.
+    pub(super) fn note(&self, text: &[u8]) -> io::Result<()> {
+        let mut file = &self.lock;
+        self.lock.set_len(0)?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(text)
+    }
+
+    /// What was noted, perhaps in part. Blocks.
+    pub(super) fn noted(&self) -> io::Result<Vec<u8>> {
+        std::fs::read(&self.path)
+    }
+
     /// The container is gone, and with it what there was to claim.
     pub(super) fn settle(self) {
         if let Err(error) = std::fs::remove_file(&self.path)

@@ -5,6 +5,7 @@
 
 pub mod docker;
 pub mod embedded;
+mod overlay;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 
 use crate::backend::WindowSize;
@@ -214,6 +216,30 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
+/// A file that a container has on top of its image's, or that it took away. Equal to one that was
+/// seen earlier only if nobody touched it since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenFile {
+    /// Absolute path.
+    pub path: String,
+    /// It is a directory.
+    pub is_directory: bool,
+    /// Type and permissions, inode(7).
+    pub mode: u32,
+    /// Number of its user.
+    pub uid: u32,
+    /// Number of its group.
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Its number in its file system.
+    pub inode: u64,
+    /// Seconds and nanoseconds of its last modification.
+    pub modified: (i64, i64),
+    /// The same of the last change to it or its attributes; programs cannot set it.
+    pub changed: (i64, i64),
+}
+
 /// What is known about a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerDetails {
@@ -345,6 +371,16 @@ pub trait Engine: Send + Sync {
     /// How the files of a container differ from those of its image. A difference that the engine
     /// cannot name is one of `/`.
     async fn diff(&self, container: &str) -> Result<Vec<Change>, EngineError>;
+    /// What a container has on top of its image. `None` where that is out of reach. Paths that are
+    /// no text are left out.
+    async fn written(&self, _container: &str) -> Result<Option<Vec<WrittenFile>>, EngineError> {
+        Ok(None)
+    }
+    /// Makes paths of a container at rest what they are in its image, where [`Engine::written`]
+    /// tells of them. A directory with anything else in it stays as it is.
+    async fn restore(&self, _container: &str, _paths: Vec<String>) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// What is known about a container.
     async fn details(&self, container: &str) -> Result<ContainerDetails, EngineError>;
     /// How many bytes its files take on top of its image's.

@@ -10,7 +10,6 @@ mod hijack;
 mod history;
 mod images;
 mod listing;
-mod overlay;
 mod spec;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::ChangeType;
+use bollard::models::{ChangeType, ContainerInspectResponse};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptionsBuilder,
     KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder,
@@ -34,10 +33,11 @@ use tokio::sync::Mutex;
 pub use self::connection::somebody_listens;
 use self::connection::{CALL, Connection, error_of, usual_sockets};
 use self::hijack::Call;
+use super::overlay;
 use super::{
     Change, ChangeKind, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError,
     EngineInfo, ExecSpec, FileStat, HistoryEntry, ImageDetails, Process, ProcessState,
-    ProcessStreams, Publication,
+    ProcessStreams, Publication, WrittenFile,
 };
 use crate::backend::WindowSize;
 
@@ -108,7 +108,7 @@ impl DockerEngine {
                 connection.docker.inspect_container(call.object, None).await
             })
             .await?;
-        let Some(upper) = overlay::upper_directory(&described) else {
+        let Some(upper) = upper_directory(&described) else {
             return Ok(None);
         };
         let done = tokio::task::spawn_blocking(move || work(&upper)).await;
@@ -389,6 +389,16 @@ impl Engine for DockerEngine {
         Ok(changes)
     }
 
+    async fn written(&self, container: &str) -> Result<Option<Vec<WrittenFile>>, EngineError> {
+        let call = Call { operation: "comparing container", object: container };
+        self.in_upper(call, overlay::written).await
+    }
+
+    async fn restore(&self, container: &str, paths: Vec<String>) -> Result<(), EngineError> {
+        let call = Call { operation: "restoring files in container", object: container };
+        self.in_upper(call, move |upper| overlay::revert(upper, &paths)).await.map(drop)
+    }
+
     async fn details(&self, container: &str) -> Result<ContainerDetails, EngineError> {
         let told = self
             .call("asking about container", container, async |connection| {
@@ -466,6 +476,13 @@ impl Engine for DockerEngine {
         let listed = listing::containers(&connection, label, value).await;
         self.noticed(listed).await
     }
+}
+
+/// Where overlayfs keeps what a container wrote, if the engine uses that and it is within reach.
+fn upper_directory(container: &ContainerInspectResponse) -> Option<PathBuf> {
+    let driver = container.graph_driver.as_ref()?;
+    let upper = PathBuf::from(driver.data.get("UpperDir")?);
+    (driver.name.starts_with("overlay") && upper.is_dir()).then_some(upper)
 }
 
 /// Whether an image's programs run as root by its own choice.

@@ -18,10 +18,11 @@ use super::{
     usable,
 };
 use crate::backend::WindowSize;
+use crate::backend::image::engine::overlay;
 use crate::backend::image::engine::{
     Change, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError, EngineInfo,
     ExecSpec, FileStat, HistoryEntry, ImageDetails, Lack, Process, ProcessState, ProcessStreams,
-    Publication,
+    Publication, WrittenFile,
 };
 use crate::backend::image::signals;
 
@@ -275,6 +276,26 @@ impl Engine for EmbeddedEngine {
             let directory = opened.containers.directory(&id)?;
             let image = opened.store.image(&directory.record()?.image_id)?;
             Ok(opened.store.changes(&image, &directory.upper())?)
+        })
+        .await
+    }
+
+    async fn written(&self, container: &str) -> Result<Option<Vec<WrittenFile>>, EngineError> {
+        let call = Call { operation: "comparing container", object: container };
+        let id = container.to_owned();
+        self.blocking(call, move |opened| {
+            let upper = opened.containers.directory(&id)?.upper();
+            Ok(Some(overlay::written(&upper)?))
+        })
+        .await
+    }
+
+    async fn restore(&self, container: &str, paths: Vec<String>) -> Result<(), EngineError> {
+        let call = Call { operation: "restoring files in container", object: container };
+        let id = container.to_owned();
+        self.blocking(call, move |opened| {
+            let upper = opened.containers.directory(&id)?.upper();
+            Ok(overlay::revert(&upper, &paths)?)
         })
         .await
     }

@@ -1,6 +1,5 @@
-//! What a container wrote, in the directory that overlayfs keeps it in. The engines' API tells
-//! where that is and has no way to take anything out of it. It is only reached on the engine's own
-//! host, as root.
+//! What a container wrote, in the upper directory that overlayfs keeps it in. It is only reached on
+//! the engine's own host, as root.
 //!
 //! Names in it are the container's: no symbolic link is followed on the way to one.
 
@@ -8,18 +7,13 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use bollard::models::ContainerInspectResponse;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::backend::image::engine::WrittenFile;
 
 /// The largest file that [`content`] reads.
 const CONTENT_BYTES: u64 = 4096;
-
-/// The directory, if the engine uses overlayfs and it is within reach.
-pub(super) fn upper_directory(container: &ContainerInspectResponse) -> Option<PathBuf> {
-    let driver = container.graph_driver.as_ref()?;
-    let upper = PathBuf::from(driver.data.get("UpperDir")?);
-    (driver.name.starts_with("overlay") && upper.is_dir()).then_some(upper)
-}
 
 /// Makes the paths what they are in the image: takes out what the container wrote there, also that
 /// something was removed. Directories are taken out if nothing is left in them. Blocks.
@@ -56,6 +50,58 @@ pub(super) fn content(upper: &Path, path: &str) -> Option<Vec<u8>> {
         return None;
     }
     std::fs::read(place).ok()
+}
+
+/// All that is in the directory, and below. Blocks.
+pub(super) fn written(upper: &Path) -> io::Result<Vec<WrittenFile>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::openat(CWD, upper, flags, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let mut files = Vec::new();
+    let mut directories = vec![String::new()];
+    while let Some(path) = directories.pop() {
+        let relative = if path.is_empty() { "." } else { path.trim_start_matches('/') };
+        let directory = match rustix::fs::openat2(&top, relative, flags, Mode::empty(), resolve) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if matches!(name, "." | "..") {
+                continue;
+            }
+            let stat = match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                // Its programs may run.
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let path = format!("{path}/{name}");
+            let is_directory = FileType::from_raw_mode(stat.st_mode).is_dir();
+            if is_directory {
+                directories.push(path.clone());
+            }
+            files.push(WrittenFile {
+                path,
+                is_directory,
+                mode: stat.st_mode,
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                size: u64::try_from(stat.st_size).unwrap_or_default(),
+                inode: stat.st_ino,
+                modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
+                changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
+            });
+        }
+    }
+    Ok(files)
+}
+
+/// A part of a second, whose type is another on each architecture.
+fn nanoseconds(part: impl TryInto<i64>) -> i64 {
+    part.try_into().unwrap_or_default()
 }
 
 /// The directory that a path is in, and its name there; `None` if there is no such directory.
