@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         Command::AcceptHostKey { node, fingerprint, config } => {
             run(accept_host_key(config.path, node, fingerprint))
         }
-        Command::Image { command, config } => image(&config.path, &command),
+        Command::Image { command, config } => run(image(config.path, command)),
         Command::ContainerSupervisor { directory } => container_supervisor(&directory),
         Command::HashPassword => hash_password(),
     };
@@ -223,9 +223,9 @@ async fn demo(port: u16) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn image(config: &Path, command: &ImageCommand) -> anyhow::Result<ExitCode> {
-    let (config, _) = Config::load(config)?;
-    waltgate::image_command::run(&config, command)?;
+async fn image(config: PathBuf, command: ImageCommand) -> anyhow::Result<ExitCode> {
+    let (config, _) = Config::load(&config)?;
+    waltgate::image_command::run(&config, &command).await?;
     Ok(ExitCode::SUCCESS)
 }
 

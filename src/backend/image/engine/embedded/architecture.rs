@@ -12,7 +12,7 @@ const MACHINES: [(u16, &str); 6] =
     [(62, "amd64"), (183, "arm64"), (40, "arm"), (3, "386"), (243, "riscv64"), (21, "ppc64le")];
 
 /// That of this machine.
-pub(super) fn of_this_machine() -> &'static str {
+pub fn of_this_machine() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "x86" => "386",

@@ -24,6 +24,7 @@ use rustix::process::Signal;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
+pub use self::architecture::of_this_machine as this_machines_architecture;
 use self::containers::Containers;
 use self::store::{Store, StoredImage};
 use self::supervised::{Process as RunningProcess, Standing, Supervised};

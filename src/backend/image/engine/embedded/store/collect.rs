@@ -112,7 +112,10 @@ impl Store {
     }
 
     /// Cleans up, unless somebody is adding something. The next one will.
-    pub(super) fn collect_if_idle(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// That something cannot be removed.
+    pub fn collect_if_idle(&self) -> Result<(), StoreError> {
         if let Some(_alone) = locks::locked_if_free(&self.0.root.join(ADDING))? {
             self.collect()?;
         }

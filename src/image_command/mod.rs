@@ -1,5 +1,7 @@
 //! `waltgate image ...`: what is in the image store of the embedded engine.
 
+mod registry;
+
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -39,6 +41,11 @@ pub enum ImageCommand {
         /// The archive, or - for standard output.
         file: String,
     },
+    /// Pull an image from a registry, with what `podman login` or `docker login` noted.
+    Pull {
+        /// The reference, as for `docker pull`.
+        reference: String,
+    },
     /// Remove an image's name, and the image with its last name.
     Remove {
         /// The image's name.
@@ -48,11 +55,11 @@ pub enum ImageCommand {
     Gc,
 }
 
-/// Does it. Blocks.
+/// Does it. Blocks in between: nothing else may run on this runtime.
 ///
 /// # Errors
 /// That it cannot be done; then nothing was changed.
-pub fn run(config: &Config, command: &ImageCommand) -> anyhow::Result<()> {
+pub async fn run(config: &Config, command: &ImageCommand) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("the embedded engine's images are root's; run this as root");
     }
@@ -62,6 +69,7 @@ pub fn run(config: &Config, command: &ImageCommand) -> anyhow::Result<()> {
         ImageCommand::List => list(&store),
         ImageCommand::Import { file, name } => import(&store, file, name),
         ImageCommand::Export { name, file } => export(&store, name, file),
+        ImageCommand::Pull { reference } => pull(&store, reference).await,
         ImageCommand::Remove { name } => {
             store.remove(name).map_err(|error| with_advice(error.into()))?;
             say(&format!("Image {name} removed.\n"))
@@ -114,6 +122,15 @@ fn import(store: &Store, file: &str, name: &str) -> anyhow::Result<()> {
     };
     let id = imported?;
     say(&format!("Image {name} imported: {id}\n"))
+}
+
+async fn pull(store: &Store, reference: &str) -> anyhow::Result<()> {
+    let pulled = registry::pull(store, reference).await;
+    if pulled.is_err() {
+        // What was pulled in vain; another process at work would do it later.
+        store.collect_if_idle()?;
+    }
+    say(&format!("Image {reference} pulled: {}\n", pulled?))
 }
 
 fn export(store: &Store, name: &str, file: &str) -> anyhow::Result<()> {
