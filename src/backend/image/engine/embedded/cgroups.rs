@@ -109,8 +109,9 @@ impl Cgroups {
     /// Kills what is left in a container's, and removes it. Of a container whose supervisor lives
     /// nothing must be removed.
     pub(super) fn remove(self, id: &str) -> io::Result<()> {
+        let deadline = Instant::now() + EMPTY;
         for directory in self.directories(id)? {
-            remove_tree(&directory)?;
+            remove_tree(&directory, deadline)?;
         }
         Ok(())
     }
@@ -129,21 +130,26 @@ impl Cgroups {
 }
 
 /// Removes a control group with those in it: an init makes some.
-fn remove_tree(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path())?;
-        }
-    }
-    let deadline = Instant::now() + EMPTY;
+fn remove_tree(directory: &Path, deadline: Instant) -> io::Result<()> {
+    let failed = |error: io::Error| {
+        io::Error::new(error.kind(), format!("control group {}: {error}", directory.display()))
+    };
     loop {
-        for line in fs::read_to_string(directory.join("cgroup.procs"))?.lines() {
-            if let Some(pid) = line.parse().ok().and_then(Pid::from_raw) {
-                match kill_process(pid, Signal::KILL) {
-                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                    Err(error) => return Err(error.into()),
-                }
+        let left = match processes_in(directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            left => left.map_err(failed)?,
+        };
+        for process in &left {
+            match kill_process(*process, Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        // One of the processes may have made another since the last look.
+        for inner in fs::read_dir(directory).map_err(failed)? {
+            let inner = inner.map_err(failed)?;
+            if inner.file_type().map_err(failed)?.is_dir() {
+                remove_tree(&inner.path(), deadline)?;
             }
         }
         match fs::remove_dir(directory) {
@@ -153,7 +159,19 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
             Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
                 sleep(LOOK_AGAIN);
             }
-            removed => return removed,
+            Err(error) => {
+                let left: Vec<_> = left.iter().map(|process| process.as_raw_pid()).collect();
+                return Err(failed(io::Error::new(
+                    error.kind(),
+                    format!("{error}, with processes {left:?}"),
+                )));
+            }
+            Ok(()) => return Ok(()),
         }
     }
+}
+
+fn processes_in(directory: &Path) -> io::Result<Vec<Pid>> {
+    let listed = fs::read_to_string(directory.join("cgroup.procs"))?;
+    Ok(listed.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)).collect())
 }
