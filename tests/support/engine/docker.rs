@@ -36,6 +36,12 @@ impl DockerApi {
         run_tool(&mut self.command(arguments))
     }
 
+    /// A list; again when Podman fails, as it does when something of it is removed meanwhile.
+    fn listed(&self, arguments: &[&str]) -> String {
+        let listed = (0..20).find_map(|_| self.about(arguments));
+        listed.unwrap_or_else(|| panic!("docker {arguments:?} fails"))
+    }
+
     /// What it prints about something that may be gone.
     fn about(&self, arguments: &[&str]) -> Option<String> {
         let output = self.command(arguments).output().unwrap();
@@ -79,18 +85,18 @@ impl Api for DockerApi {
     }
 
     fn references(&self) -> Vec<String> {
-        let listed = self.docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
+        let listed = self.listed(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
         listed.lines().map(str::to_owned).collect()
     }
 
     fn has_unnamed(&self, label: &str) -> bool {
         let label = format!("label={label}");
         let filters = ["--filter", "dangling=true", "--filter", &label];
-        !self.docker(&[&["image", "ls", "--quiet"][..], &filters].concat()).is_empty()
+        !self.listed(&[&["image", "ls", "--quiet"][..], &filters].concat()).is_empty()
     }
 
     fn containers_of(&self, id: &str, name: &str) -> Vec<String> {
-        let all = self.docker(&["ps", "--all", "--no-trunc", "--format", "{{.ID}}"]);
+        let all = self.listed(&["ps", "--all", "--no-trunc", "--format", "{{.ID}}"]);
         let is_of = |container: &&str| {
             let format = "{{.Image}} {{.Config.Image}}";
             let image = self.about(&["inspect", "--format", format, container]);

@@ -19,6 +19,8 @@ const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// What limits and the end of a container need of v1.
 const NEEDED: [&str; 2] = ["memory", "pids"];
 const DEVICES: &str = "devices";
+/// Only the freezer of v1 has it.
+const FREEZER: &str = "freezer.state";
 /// What systemd keeps its own groups in, under v1 and under the hybrid.
 const WITHOUT_LIMITS: [&str; 2] = ["systemd", "unified"];
 /// For killed processes to leave a control group, and how often that is looked at.
@@ -106,6 +108,11 @@ impl Cgroups {
         Ok(mount("tmpfs", ROOT, "tmpfs", flags, c"mode=755,size=4k")?)
     }
 
+    /// Kills what is left in a container's.
+    pub(super) fn kill(self, id: &str) -> io::Result<()> {
+        self.directories(id)?.iter().try_for_each(|directory| kill_in(directory).map(drop))
+    }
+
     /// Kills what is left in a container's, and removes it. Of a container whose supervisor lives
     /// nothing must be removed.
     pub(super) fn remove(self, id: &str) -> io::Result<()> {
@@ -135,16 +142,10 @@ fn remove_tree(directory: &Path, deadline: Instant) -> io::Result<()> {
         io::Error::new(error.kind(), format!("control group {}: {error}", directory.display()))
     };
     loop {
-        let left = match processes_in(directory) {
+        let left = match kill_in(directory) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             left => left.map_err(failed)?,
         };
-        for process in &left {
-            match kill_process(*process, Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(failed(error.into())),
-            }
-        }
         // One of the processes may have made another since the last look.
         for inner in fs::read_dir(directory).map_err(failed)? {
             let inner = inner.map_err(failed)?;
@@ -171,7 +172,21 @@ fn remove_tree(directory: &Path, deadline: Instant) -> io::Result<()> {
     }
 }
 
-fn processes_in(directory: &Path) -> io::Result<Vec<Pid>> {
+/// Kills the processes in a control group, and tells which.
+fn kill_in(directory: &Path) -> io::Result<Vec<Pid>> {
+    // Frozen processes do not die.
+    match fs::write(directory.join(FREEZER), "THAWED") {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let listed = fs::read_to_string(directory.join("cgroup.procs"))?;
-    Ok(listed.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)).collect())
+    let processes: Vec<_> =
+        listed.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)).collect();
+    for process in &processes {
+        match kill_process(*process, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(processes)
 }

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -12,6 +13,11 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::cgroups::Cgroups;
 use super::record::{self, Directory, Record};
 use crate::backend::image::engine::{ContainerSpec, ContainerSummary, ProcessState};
+
+/// For a supervisor to end by itself, and for one whose processes are killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+const GIVE_UP: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What a new container needs.
 pub(super) struct NewContainer {
@@ -148,9 +154,28 @@ impl Containers {
             directory => directory?,
         };
         let _working = self.at_work()?;
-        let _lock = directory.lock()?;
+        let _lock = self.lock_ended(&directory, id)?;
         self.cgroups.remove(id)?;
         directory.remove(&self.directory, id)
+    }
+
+    /// Takes the lock of a container whose supervisor has been told to end, or was killed. A process
+    /// that was left half made has the lock as well, and is killed.
+    fn lock_ended(&self, directory: &Directory, id: &str) -> io::Result<File> {
+        let begun = Instant::now();
+        loop {
+            if let Some(lock) = directory.try_lock()? {
+                return Ok(lock);
+            }
+            if begun.elapsed() > PATIENCE {
+                self.cgroups.kill(id)?;
+            }
+            if begun.elapsed() > GIVE_UP {
+                return Err(io::Error::new(ErrorKind::TimedOut, "its supervisor does not end"));
+            }
+            // flock(2) waits without an end.
+            sleep(LOOK_AGAIN);
+        }
     }
 
     /// Those that carry a label.

@@ -11,6 +11,8 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::super::cgroups::Cgroups;
 use super::super::message::{self, Program};
@@ -77,12 +79,26 @@ impl Container {
         let pid = runtime.pid().map(|pid| pid.as_raw());
         self.runtime = Some(runtime);
         let pid = pid.ok_or_else(|| io::Error::other("no process was made"))?;
+        let terminal = self.equip(pid, console, helper);
+        if terminal.is_err() {
+            end_unseen(pid)?;
+        }
+        Ok((pid, terminal?))
+    }
+
+    /// Gives process 1 its terminal and its network.
+    fn equip(
+        &mut self,
+        pid: i32,
+        console: Option<Console>,
+        helper: Option<&str>,
+    ) -> io::Result<Option<OwnedFd>> {
         let terminal = console.map(Console::terminal).transpose()?;
         loopback::bring_up(pid)?;
         if let Some(helper) = helper {
             self.network = Some(Network::start(helper, pid)?);
         }
-        Ok((pid, terminal))
+        Ok(terminal)
     }
 
     /// Lets process 1 run its program.
@@ -134,6 +150,23 @@ impl Container {
         let builder = ContainerBuilder::new(self.id.clone(), SyscallType::default())
             .with_executor(DiesWithItsSupervisor);
         builder.with_root_path(state).map_err(|error| failed(&error))
+    }
+}
+
+/// Ends a process that nobody waits for. libcontainer would freeze it to kill it, and leave it frozen
+/// when anything goes wrong in between.
+fn end_unseen(pid: i32) -> io::Result<()> {
+    let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
+    match kill_process(pid, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(error) => return Err(error.into()),
+    }
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::CHILD) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
