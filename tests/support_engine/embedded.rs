@@ -219,6 +219,10 @@ impl TestEngine for Embedded {
         }
     }
 
+    fn ask_to_remove_image(&self, image: &str) -> bool {
+        self.store.remove(image).is_ok()
+    }
+
     fn remove_images_of(&self, owner: &str) {
         for reference in self.store.references().unwrap() {
             if reference.starts_with(&format!("{owner}/")) {

@@ -21,8 +21,8 @@ use selection::TestEngine;
 use tokio::sync::Notify;
 use waltgate::auth::Identity;
 use waltgate::backend::image::{
-    BINFMT_MISC, ImageBackend, ImageError, ImageListener, ImageNames, ImageParts, ResolvedImage,
-    canonical_reference,
+    BINFMT_MISC, ImageBackend, ImageError, ImageListener, ImageNames, ImageParts, ListedImage,
+    ResolvedImage, canonical_reference,
 };
 use waltgate::backend::{
     Answer, Arrival, ArrivedConnection, Attachment, BackendSession, Caller, ClientChannels,
@@ -45,6 +45,10 @@ pub(crate) enum Kind {
     Os,
     /// The same, whose boot and shutdown write what only tells of them.
     BootWrites,
+    /// busybox, and a script that was to start an init and ends.
+    StartFails,
+    /// The same with one that does nothing, and does not end by itself.
+    StartHangs,
     /// One text file.
     NoShell,
 }
@@ -104,7 +108,12 @@ impl ImageNames for Names {
             .ok_or_else(|| ImageError::UnknownImage {
                 name: name.name.to_string(),
                 similar: vec![],
+                lobby: "walt".parse().unwrap(),
             })
+    }
+
+    fn list(&self, _account: &AccountName, _available: &[String]) -> Vec<ListedImage> {
+        panic!("tests of the image backend alone list no images")
     }
 }
 
@@ -114,13 +123,21 @@ impl Bench {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut ImageDefaults)) -> Self {
+        Self::on(selection::selected(), change)
+    }
+
+    /// Whichever engine the run is about.
+    pub(crate) fn on_the_embedded_engine(change: impl FnOnce(&mut ImageDefaults)) -> Self {
+        Self::on(Arc::new(embedded::Embedded::shared()), change)
+    }
+
+    fn on(engine: Arc<dyn TestEngine>, change: impl FnOnce(&mut ImageDefaults)) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let mut defaults = defaults();
         change(&mut defaults);
         let state = Arc::new(tempfile::tempdir().unwrap());
         let listener = Arc::new(Listener::default());
-        let engine = selection::selected();
         Self {
             backend: ImageBackend::with_engine(
                 parts(engine.config(), state.path(), &defaults, &listener),
@@ -356,6 +373,15 @@ fn fill(root: &Path, kind: Kind) {
         let shutdown = "echo off >>/var/log/wtmp; kill -QUIT 1";
         script(root, "bin/walt-image-shell-shutdown", shutdown);
     }
+    if kind == Kind::StartFails {
+        script(root, "bin/walt-image-shell-start", "echo no init here >&2; exit 3");
+        script(root, "bin/walt-image-shell-shutdown", "true");
+    }
+    if kind == Kind::StartHangs {
+        let wait = "trap 'exit 0' TERM; sleep 1000 & wait";
+        script(root, "bin/walt-image-shell-start", wait);
+        script(root, "bin/walt-image-shell-shutdown", "kill -TERM 1");
+    }
     if kind == Kind::Os {
         symlink("../bin/busybox", root.join("sbin/init")).unwrap();
         std::fs::write(
@@ -508,8 +534,10 @@ pub(crate) async fn read_until(session: &mut BackendSession, mark: &str) -> Stri
             }
         }
     };
-    tokio::time::timeout(PATIENCE, found).await.expect("the mark comes");
-    String::from_utf8_lossy(&seen).into_owned()
+    let found = tokio::time::timeout(PATIENCE, found).await.is_ok();
+    let seen = String::from_utf8_lossy(&seen).into_owned();
+    assert!(found, "no {mark:?} in time: {seen:?}");
+    seen
 }
 
 /// Runs a whole session with prepared input; returns what came out, what the console showed, and

@@ -55,6 +55,8 @@ pub(crate) trait TestEngine: Send + Sync {
     fn images_labelled(&self, label: &str) -> Vec<String>;
     /// Removes an image, or a name of one.
     fn remove_image(&self, image: &str);
+    /// Asks for the same as people do, who use no force. Whether it was done.
+    fn ask_to_remove_image(&self, image: &str) -> bool;
     /// Removes all images of an owner.
     fn remove_images_of(&self, owner: &str);
 
@@ -199,6 +201,10 @@ impl TestEngine for DockerApi {
 
     fn remove_image(&self, image: &str) {
         self.docker(&["image", "rm", "--force", image]);
+    }
+
+    fn ask_to_remove_image(&self, image: &str) -> bool {
+        self.command(&["image", "rm", image]).output().unwrap().status.success()
     }
 
     fn remove_images_of(&self, owner: &str) {

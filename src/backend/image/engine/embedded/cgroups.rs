@@ -1,8 +1,8 @@
 //! Which control groups containers can have on this machine: cgroups(7) v1, v2, or the hybrid of
 //! both.
 
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -175,9 +175,11 @@ fn remove_tree(directory: &Path, deadline: Instant) -> io::Result<()> {
 /// Kills the processes in a control group, and tells which.
 fn kill_in(directory: &Path) -> io::Result<Vec<Pid>> {
     // Frozen processes do not die.
-    match fs::write(directory.join(FREEZER), "THAWED") {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match File::options().write(true).open(directory.join(FREEZER)) {
+        Ok(mut freezer) => freezer.write_all(b"THAWED")?,
+        // Of another hierarchy. To ask for it to be created would be refused.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let listed = fs::read_to_string(directory.join("cgroup.procs"))?;
     let processes: Vec<_> =

@@ -1,14 +1,20 @@
 //! The processes that a supervisor started in its container.
 
+use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, pidfd_open,
+    pidfd_send_signal, waitid, waitpid,
 };
+
+/// Of this process, which has one thread, proc(5).
+const CHILDREN: &str = "/proc/thread-self/children";
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +27,7 @@ pub(super) struct End {
 struct Child {
     /// That of the gateway's request; process 1 has none.
     number: Option<u64>,
+    pid: Pid,
     process: OwnedFd,
 }
 
@@ -41,8 +48,27 @@ impl Children {
     pub(super) fn add(&mut self, number: Option<u64>, pid: i32) -> io::Result<()> {
         let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process was made"))?;
         let process = pidfd_open(pid, PidfdFlags::empty())?;
-        self.0.push(Child { number, process });
+        self.0.push(Child { number, pid, process });
         Ok(())
+    }
+
+    /// Ends the children of this process that are neither among these nor `other`: what a process
+    /// was to become that could not be made. As long as one of them is not waited for, process 1
+    /// cannot end, pid_namespaces(7).
+    pub(super) fn end_strangers(&self, other: Option<Pid>) -> io::Result<()> {
+        let listed = fs::read_to_string(CHILDREN)?;
+        let strangers: Vec<_> = listed
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok().and_then(Pid::from_raw))
+            .filter(|pid| Some(*pid) != other && self.0.iter().all(|child| child.pid != *pid))
+            .collect();
+        for stranger in &strangers {
+            match kill_process(*stranger, Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        strangers.into_iter().try_for_each(wait_for_end)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -93,7 +119,7 @@ impl Children {
             .collect();
         let patience = patience.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
         match poll(&mut watched, patience.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let mut ready = watched.iter().map(|descriptor| !descriptor.revents().is_empty());
@@ -107,6 +133,16 @@ impl Children {
         }
         // Others are told before process 1, which is the first of all.
         Ok(Ready { ended, request })
+    }
+}
+
+fn wait_for_end(pid: Pid) -> io::Result<()> {
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::CHILD) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

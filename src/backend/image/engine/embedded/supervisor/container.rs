@@ -11,8 +11,7 @@ use libcontainer::error::LibcontainerError;
 use libcontainer::syscall::syscall::SyscallType;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::Pid;
 
 use super::super::cgroups::Cgroups;
 use super::super::message::{self, Program};
@@ -54,7 +53,8 @@ impl Container {
         Ok(Self { id, record, files, cgroups, runtime: None, network: None })
     }
 
-    /// Makes process 1, which waits. Returns its number, and its terminal if it has one.
+    /// Makes process 1, which waits. Returns its number, and its terminal if it has one. After an error
+    /// processes may be left.
     pub(super) fn create(&mut self, streams: Vec<OwnedFd>) -> io::Result<(i32, Option<OwnedFd>)> {
         if self.runtime.is_some() {
             return Err(io::Error::other("it was made already"));
@@ -79,11 +79,7 @@ impl Container {
         let pid = runtime.pid().map(|pid| pid.as_raw());
         self.runtime = Some(runtime);
         let pid = pid.ok_or_else(|| io::Error::other("no process was made"))?;
-        let terminal = self.equip(pid, console, helper);
-        if terminal.is_err() {
-            end_unseen(pid)?;
-        }
-        Ok((pid, terminal?))
+        Ok((pid, self.equip(pid, console, helper)?))
     }
 
     /// Gives process 1 its terminal and its network.
@@ -144,29 +140,17 @@ impl Container {
         Ok(())
     }
 
+    /// What this process has started besides the container's own processes.
+    pub(super) fn network_process(&self) -> Option<Pid> {
+        self.network.as_ref().and_then(Network::process)
+    }
+
     fn builder(&self) -> io::Result<ContainerBuilder> {
         let state = self.files.run.join("state");
         fs::create_dir_all(&state)?;
         let builder = ContainerBuilder::new(self.id.clone(), SyscallType::default())
             .with_executor(DiesWithItsSupervisor);
         builder.with_root_path(state).map_err(|error| failed(&error))
-    }
-}
-
-/// Ends a process that nobody waits for. libcontainer would freeze it to kill it, and leave it frozen
-/// when anything goes wrong in between.
-fn end_unseen(pid: i32) -> io::Result<()> {
-    let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
-    match kill_process(pid, Signal::KILL) {
-        Ok(()) | Err(Errno::SRCH) => {}
-        Err(error) => return Err(error.into()),
-    }
-    loop {
-        match waitpid(Some(pid), WaitOptions::empty()) {
-            Err(Errno::INTR) => {}
-            Ok(_) | Err(Errno::CHILD) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 

@@ -139,7 +139,11 @@ impl Supervisor {
         };
         match made {
             Ok((done, terminal)) => (Ok(done), terminal),
-            Err(error) => (Err(error.to_string()), None),
+            Err(error) => {
+                let ended = self.children.end_strangers(self.container.network_process());
+                let left = ended.err().map(|left| format!("; a process is left: {left}"));
+                (Err(format!("{error}{}", left.unwrap_or_default())), None)
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
+use rustix::process::Pid;
 
 /// The program.
 pub(in super::super) const PROGRAM: &str = "slirp4netns";
@@ -71,6 +72,11 @@ impl Network {
             return Err(io::Error::other(format!("{helper} cannot connect the container")));
         }
         Ok(network)
+    }
+
+    /// The program.
+    pub(super) fn process(&self) -> Option<Pid> {
+        i32::try_from(self.program.id()).ok().and_then(Pid::from_raw)
     }
 
     /// Ends it.
