@@ -115,7 +115,11 @@ impl Parts {
         let inventory = Arc::new(Inventories::new(sources));
         let nodes =
             Arc::new(NodeBackend::new(inventory.clone(), own_host_keys(config), background, stop));
-        let catalogue = Arc::new(Catalogue::new(config.images.clone(), inventory.clone()));
+        let catalogue = Arc::new(Catalogue::new(
+            config.images.clone(),
+            inventory.clone(),
+            config.server.lobby.clone(),
+        ));
         let images = Arc::new(ImageBackend::new(ImageParts {
             engine: config.engine.clone(),
             defaults: config.image_defaults.clone(),
@@ -255,9 +259,7 @@ impl Backends {
     fn lobby(&self, caller: Caller) -> Lobby {
         let identity = caller.identity.clone();
         let authenticator = self.authenticator.clone();
-        let allows = move |name: &NodeName| {
-            authenticator.allows(&identity, &Target::Nodes(NodesTarget::one(name.clone())))
-        };
+        let allows = move |target: &Target| authenticator.allows(&identity, target);
         Lobby::new(caller, self.lobby.clone(), self.inventory.clone(), self.images.clone(), allows)
     }
 

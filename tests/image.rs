@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::{Engine, Gateway, Image, Terminal, Testbed, eventually};
+use support::{Engine, Gateway, Image, Terminal, Testbed, WaltApi, eventually};
 
 const LIMITED_NOTE: &str =
     "Note: this is a limited virtual environment (with just the shell process).";
@@ -96,6 +96,47 @@ fn ctrl_c_interrupts_the_program_not_the_shell() {
     terminal.expect("code 130");
     leave(&mut terminal);
     terminal.wait();
+}
+
+#[test]
+fn the_lobby_lists_the_images_that_an_account_may_use_and_the_nodes_that_boot_them() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let own = engine.image("guest", "limited");
+    let shared = engine.image("waltplatform", "limited");
+    let anothers = engine.image("bob", "limited");
+    let walt = WaltApi::start();
+    let fullname = |owner: &str, image: &Image<'_>| format!("{owner}/{}:latest", image.name());
+    walt.add_image(&fullname("guest", &own), "1", true);
+    walt.add_node("rpi1", "127.0.0.1", &fullname("guest", &own), true);
+    walt.add_node("rpi2", "127.0.0.2", &fullname("guest", &own), true);
+    let gateway = testbed
+        .gateway()
+        .engine(&engine)
+        .tables(&format!("{}\n[accounts.eve]\nallow = [\"walt\", \"image.bob.*\"]", walt.table()))
+        .start();
+    let listed = |account: &str| {
+        let said = gateway.ssh(&format!("{account}+walt")).command("images").run();
+        let text = said.expect_success().text();
+        let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        lines.collect::<Vec<_>>()
+    };
+    let its_name = |image: &Image<'_>| format!("image.{}", image.name());
+    let of_bob = format!("image.bob.{}", anothers.name());
+
+    let seen = listed("guest");
+    assert!(seen.contains(&format!("{} rpi1 rpi2", its_name(&own))), "{seen:?}");
+    assert!(seen.contains(&its_name(&shared)) && seen.contains(&of_bob), "{seen:?}");
+    assert!(listed("bob").contains(&its_name(&anothers)));
+    let seen = listed("eve");
+    assert!(seen.contains(&of_bob), "{seen:?}");
+    assert!(seen.iter().all(|line| line.starts_with("image.bob.")), "{seen:?}");
+
+    let said = gateway.ssh("image.there-is-no-such-image").command("true").run();
+    said.expect_stderr_with(&[
+        "no image named there-is-no-such-image",
+        "\"ssh walt@... images\" lists the images",
+    ]);
 }
 
 #[test]

@@ -10,6 +10,9 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use support_engine::*;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use waltgate::backend::image::engine::{ContainerSpec, ExecSpec};
 use waltgate::backend::image::{ImageBackend, ImageError};
 use waltgate::backend::{
     BackendError, ExitStatus, Program, SessionEnd, SessionRequest, WindowSize,
@@ -530,6 +533,51 @@ async fn a_container_killed_from_outside_loses_the_session() {
 }
 
 #[tokio::test]
+async fn a_container_that_ends_while_programs_start_in_it_is_gone_at_once() {
+    let bench = Bench::new();
+    let image = bench.image("pc", Kind::Limited);
+    let engine = bench.engine.connect();
+    let spec = ContainerSpec {
+        image_id: engine.image(&image).await.unwrap().id,
+        argv: ["/bin/sh", "-c", "read line"].map(str::to_owned).to_vec(),
+        working_dir: "/".to_owned(),
+        labels: [("waltgate.account".to_owned(), bench.account.to_string())].into(),
+        stdin: true,
+        ..ContainerSpec::default()
+    };
+    let program = ExecSpec {
+        argv: vec!["/bin/true".to_owned()],
+        working_dir: "/".to_owned(),
+        ..ExecSpec::default()
+    };
+    for number in 0..30 {
+        let name = format!("{}-{number}", bench.account);
+        let container =
+            engine.create(&ContainerSpec { name, ..spec.clone() }).await.expect("it is made");
+        let first = engine.attach(&container, false).await.unwrap();
+        engine.start(&container).await.unwrap();
+        let mut starts = JoinSet::new();
+        for _ in 0..8 {
+            let (engine, container, program) =
+                (Arc::clone(&engine), container.clone(), program.clone());
+            starts.spawn(async move {
+                // Some are too late, and refused.
+                let exec = engine.create_exec(&container, &program).await?;
+                engine.start_exec(&exec, false).await.map(drop)
+            });
+        }
+        // One runs: the others are on their way.
+        starts.join_next().await.unwrap().unwrap().unwrap();
+        // Its input ends, and it with it.
+        drop(first);
+        let ended = timeout(PATIENCE, engine.wait(&container)).await;
+        ended.expect("it ends").unwrap();
+        timeout(PATIENCE, starts.join_all()).await.expect("all starts are answered");
+        engine.remove(&container).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn changes_survive_the_death_of_an_interactive_container() {
     let bench = Bench::new();
     bench.image("pc", Kind::Limited);
@@ -559,6 +607,17 @@ async fn a_client_that_leaves_takes_its_container_with_it() {
     attachment.finish(&shell(), &SessionEnd::ClientGone, &mut console).await.unwrap();
     assert!(bench.containers().is_empty());
     assert_eq!(bench.file("pc", "/root/x"), None);
+}
+
+#[tokio::test]
+async fn an_image_that_the_engine_forgets_for_a_moment_is_found() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let engine = Arc::new(failing::Failing::forgetful(bench.engine.connect(), 2));
+    let backend = ImageBackend::with_engine(bench.parts(&defaults()), engine);
+    let attachment = attach(&backend, &bench.account, None, "pc");
+    let (outcome, ..) = run(&attachment, &command("true"), "", &[]).await;
+    assert_eq!(outcome.exit, OK);
 }
 
 #[tokio::test]
@@ -675,7 +734,7 @@ async fn a_save_that_fails_is_reported_and_can_be_tried_again() {
     let bench = Bench::new();
     bench.image("pc", Kind::Limited);
     let parts = bench.parts(&defaults());
-    let engine = Arc::new(failing::FullDisk::new(bench.engine.connect(), 2));
+    let engine = Arc::new(failing::Failing::full_disk(bench.engine.connect(), 2));
     let backend = ImageBackend::with_engine(parts, engine);
 
     let attachment = attach(&backend, &bench.account, None, "pc");

@@ -81,7 +81,7 @@ async fn changes_that_a_full_disk_kept_from_being_saved_are_kept_and_saved_later
     let parts = bench.parts(&defaults);
     let backend = ImageBackend::with_engine(
         parts,
-        Arc::new(failing::FullDisk::new(bench.engine.connect(), 2)),
+        Arc::new(failing::Failing::full_disk(bench.engine.connect(), 2)),
     );
     let attachment = attach(&backend, &bench.account, None, "pc");
     let (_, console, finished) = run(&attachment, &command("touch /root/x"), "", &[]).await;

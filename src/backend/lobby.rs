@@ -15,6 +15,7 @@ use super::{
 };
 use crate::inventory::{Inventories, NodeRecord};
 use crate::names::NodeName;
+use crate::target::{NodesTarget, Target};
 
 /// The lobby, for one client connection.
 pub struct Lobby {
@@ -22,17 +23,18 @@ pub struct Lobby {
     name: NodeName,
     inventory: Arc<Inventories>,
     images: Arc<ImageBackend>,
-    allows: Box<dyn Fn(&NodeName) -> bool + Send + Sync>,
+    allows: Box<dyn Fn(&Target) -> bool + Send + Sync>,
 }
 
 impl Lobby {
-    /// `name` is the lobby's configured name; `images` knows of unsaved changes; `allows` says which nodes the caller may use.
+    /// `name` is the lobby's configured name; `images` knows of images and unsaved changes; `allows` says what the
+    /// caller may use.
     pub fn new(
         caller: Caller,
         name: NodeName,
         inventory: Arc<Inventories>,
         images: Arc<ImageBackend>,
-        allows: impl Fn(&NodeName) -> bool + Send + Sync + 'static,
+        allows: impl Fn(&Target) -> bool + Send + Sync + 'static,
     ) -> Self {
         Self { caller, name, inventory, images, allows: Box::new(allows) }
     }
@@ -42,6 +44,7 @@ impl Lobby {
         let words: Vec<&str> = line.split_whitespace().collect();
         let account = self.caller.account();
         Ok(match words.as_slice() {
+            ["images"] => self.images().await?,
             ["unsaved"] => self.images.list_unsaved(account).await?,
             ["save", id, name] => {
                 self.images.save_unsaved(&self.caller, id, name, console).await?;
@@ -52,9 +55,36 @@ impl Lobby {
         })
     }
 
+    /// The images that the caller may use, each with the nodes that boot it.
+    async fn images(&self) -> Result<String, BackendError> {
+        let mut images = self.images.list(self.caller.account()).await?;
+        images.retain(|image| (self.allows)(&Target::Image(image.name.clone())));
+        if images.is_empty() {
+            return Ok("No images are known.\n".to_owned());
+        }
+        let nodes = self.inventory.nodes();
+        let mut text = String::new();
+        for image in images {
+            let booted_by: Vec<_> = nodes
+                .iter()
+                .filter(|node| node.image.as_ref() == Some(&image.fullname))
+                .filter(|node| self.allows_node(&node.name))
+                .map(|node| node.name.as_str())
+                .collect();
+            let target = Target::Image(image.name).to_string();
+            text += format!("{target:<40}  {}", booted_by.join(" ")).trim_end();
+            text.push('\n');
+        }
+        Ok(text)
+    }
+
+    fn allows_node(&self, name: &NodeName) -> bool {
+        (self.allows)(&Target::Nodes(NodesTarget::one(name.clone())))
+    }
+
     fn no_command(&self) -> BackendError {
         BackendError::Unsupported(format!(
-            "\"{}\" is the gateway itself and has these commands only: unsaved, save ID NAME, discard ID; for others, name a node or an image",
+            "\"{}\" is the gateway itself and has these commands only: images, unsaved, save ID NAME, discard ID; for others, name a node or an image",
             self.name
         ))
     }
@@ -67,7 +97,7 @@ impl Lobby {
              NODE          for a shell on a node\n  \
              image.NAME    for a shell in an image; what you change can be saved\n  \
              NODE,NODE     and a command, for several nodes; also my-nodes, free-nodes, all-nodes\n\n\
-             \"ssh {}@... unsaved\" lists the changes of images that you have not saved yet.\n\n",
+             \"ssh {}@... images\" lists the images, and \"unsaved\" the changes of images that you have not saved yet.\n\n",
             env!("CARGO_PKG_VERSION"),
             self.name,
             self.name,
@@ -78,7 +108,7 @@ impl Lobby {
         } else {
             text += "Nodes:\n";
         }
-        for node in nodes.into_iter().filter(|node| (self.allows)(&node.name)) {
+        for node in nodes.into_iter().filter(|node| self.allows_node(&node.name)) {
             let state = match node.booted {
                 Some(true) => "booted",
                 Some(false) => "not booted",
@@ -146,7 +176,7 @@ impl Attachment for Lobby {
             .find(|node| node.name.as_str() == host || node.address.ip().to_string() == *host)
             .ok_or_else(|| StreamError::Prohibited(format!("{to} is not on a node")))?;
         // Each node is a target of its own as far as the account's patterns are concerned.
-        if !(self.allows)(&node.name) {
+        if !self.allows_node(&node.name) {
             return Err(StreamError::Prohibited(format!(
                 "{} may not use it",
                 self.caller.account()

@@ -88,6 +88,36 @@ pub fn resolve(
     }
 }
 
+/// What `account` may type to reach each of the images that are `available` in the engine, sorted; each
+/// with the image it leads to. Whose it is, is told of other accounts' images only, or where it must be typed.
+/// An image to which aliases lead has several names.
+pub fn listing(
+    account: &AccountName,
+    aliases: &BTreeMap<ImageLabel, String>,
+    available: &[ImageReference],
+) -> Vec<(ImageName, ImageReference)> {
+    let leads_to = |name: &ImageName| resolve(name, account, aliases, available).ok();
+    let of_aliases = aliases.keys().filter_map(|alias| {
+        let name = ImageName { owner: None, name: alias.clone(), tag: None };
+        let image = leads_to(&name)?.canonical();
+        let found = available.iter().find(|available| available.canonical() == image)?;
+        Some((name, found.clone()))
+    });
+    let of_images = available.iter().filter_map(|image| {
+        let full = image.typed()?;
+        let is_anothers =
+            image.owner().is_some_and(|owner| owner != account.as_str() && owner != PLATFORM_OWNER);
+        let short = (!is_anothers).then(|| ImageName { owner: None, ..full.clone() });
+        let leads_here = |name: &ImageName| leads_to(name).as_ref() == Some(image);
+        let name = short.into_iter().chain([full]).find(leads_here)?;
+        Some((name, image.clone()))
+    });
+    let mut listed: Vec<_> = of_aliases.chain(of_images).collect();
+    listed.sort_by_cached_key(|(name, _)| name.to_string());
+    listed.dedup_by(|one, other| one.0 == other.0);
+    listed
+}
+
 /// Where the account's changes to the image it calls `name` are saved under the same name:
 /// `ACCOUNT/NAME:TAG`, whoever owns the original, which is thereby cloned and not overwritten.
 /// That the name is not [reserved](ImageLabel::is_reserved) is for the caller to check.

@@ -1,4 +1,4 @@
-//! Engines that fail: one that goes away, one whose disk is full.
+//! Engines that fail: one that goes away, one whose disk is full, one that forgets its images.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,27 +35,36 @@ pub(crate) fn proxy(socket: &Path, path: &Path) -> JoinSet<()> {
     proxy
 }
 
-/// A real engine whose first commits fail.
-pub(crate) struct FullDisk {
+/// A real engine whose first calls of a kind fail.
+pub(crate) struct Failing {
     engine: Arc<dyn Engine>,
-    failures: AtomicUsize,
+    commits: AtomicUsize,
+    lists: AtomicUsize,
 }
 
-impl FullDisk {
-    pub(crate) fn new(engine: Arc<dyn Engine>, failures: usize) -> Self {
-        Self { engine, failures: AtomicUsize::new(failures) }
+impl Failing {
+    /// Its first commits fail.
+    pub(crate) fn full_disk(engine: Arc<dyn Engine>, commits: usize) -> Self {
+        Self { engine, commits: AtomicUsize::new(commits), lists: AtomicUsize::new(0) }
     }
+
+    /// Its first lists of images are empty.
+    pub(crate) fn forgetful(engine: Arc<dyn Engine>, lists: usize) -> Self {
+        Self { engine, commits: AtomicUsize::new(0), lists: AtomicUsize::new(lists) }
+    }
+}
+
+/// Whether one of the calls that are to fail was left.
+fn fails(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
 type Result<T> = std::result::Result<T, EngineError>;
 
 #[async_trait]
-impl Engine for FullDisk {
+impl Engine for Failing {
     async fn commit(&self, container: &str) -> Result<String> {
-        let fails = self
-            .failures
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if fails.is_ok() {
+        if fails(&self.commits) {
             return Err(EngineError::Refused {
                 operation: "saving container",
                 object: container.to_owned(),
@@ -89,6 +98,9 @@ impl Engine for FullDisk {
         self.engine.info().await
     }
     async fn image_references(&self) -> Result<Vec<String>> {
+        if fails(&self.lists) {
+            return Ok(Vec::new());
+        }
         self.engine.image_references().await
     }
     async fn image(&self, reference: &str) -> Result<ImageDetails> {

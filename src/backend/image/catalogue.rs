@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{ImageError, ImageListener, ImageNames, ResolvedImage};
+use super::{ImageError, ImageListener, ImageNames, ListedImage, ResolvedImage};
 use crate::inventory::Inventories;
-use crate::inventory::image_resolution::{ImageReference, ResolveError, resolve};
-use crate::names::{AccountName, ImageLabel};
+use crate::inventory::image_resolution::{ImageReference, ResolveError, listing, resolve};
+use crate::names::{AccountName, ImageLabel, NodeName};
 use crate::target::ImageName;
 
 /// Finds images by the rules of [`crate::inventory::image_resolution`], and keeps the WalT server
@@ -16,12 +16,17 @@ use crate::target::ImageName;
 pub struct Catalogue {
     aliases: BTreeMap<ImageLabel, String>,
     inventory: Arc<Inventories>,
+    lobby: NodeName,
 }
 
 impl Catalogue {
-    /// `aliases` are those of the configuration.
-    pub fn new(aliases: BTreeMap<ImageLabel, String>, inventory: Arc<Inventories>) -> Self {
-        Self { aliases, inventory }
+    /// `aliases` and the lobby's name are those of the configuration.
+    pub fn new(
+        aliases: BTreeMap<ImageLabel, String>,
+        inventory: Arc<Inventories>,
+        lobby: NodeName,
+    ) -> Self {
+        Self { aliases, inventory, lobby }
     }
 }
 
@@ -32,18 +37,28 @@ impl ImageNames for Catalogue {
         account: &AccountName,
         available: &[String],
     ) -> Result<ResolvedImage, ImageError> {
-        // What does not parse is no image that a user could name.
-        let available: Vec<ImageReference> =
-            available.iter().filter_map(|reference| reference.parse().ok()).collect();
-        let image = resolve(name, account, &self.aliases, &available).map_err(refused)?;
+        let image = resolve(name, account, &self.aliases, &parsed(available))
+            .map_err(|error| refused(error, &self.lobby))?;
         Ok(ResolvedImage { reference: image.engine_text().to_owned(), fullname: image.canonical() })
+    }
+
+    fn list(&self, account: &AccountName, available: &[String]) -> Vec<ListedImage> {
+        listing(account, &self.aliases, &parsed(available))
+            .into_iter()
+            .map(|(name, image)| ListedImage { name, fullname: image.canonical() })
+            .collect()
     }
 }
 
-fn refused(error: ResolveError) -> ImageError {
+/// What does not parse is no image that a user could name.
+fn parsed(references: &[String]) -> Vec<ImageReference> {
+    references.iter().filter_map(|reference| reference.parse().ok()).collect()
+}
+
+fn refused(error: ResolveError, lobby: &NodeName) -> ImageError {
     match error {
         ResolveError::Unknown { name, similar } => {
-            ImageError::UnknownImage { name: name.to_string(), similar }
+            ImageError::UnknownImage { name: name.to_string(), similar, lobby: lobby.clone() }
         }
         ResolveError::Ambiguous { name, candidates } => ImageError::AmbiguousImage {
             name: name.to_string(),

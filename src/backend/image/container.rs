@@ -16,6 +16,8 @@ use super::slots::AccountSlot;
 use super::{boot, changes};
 use crate::names::AccountName;
 
+/// For the engine to tell of an end that it knows of.
+const TOLD: Duration = Duration::from_secs(5);
 /// For an operating system to shut down by itself.
 const SHUTDOWN: Duration = Duration::from_secs(30);
 /// For it to do so when told by signal instead.
@@ -131,6 +133,12 @@ impl Container {
         }
     }
 
+    /// Whether it has ended or is about to be told as ended. An engine refuses to run anything in it
+    /// before it tells so: Podman calls it neither running nor exited meanwhile.
+    pub(super) async fn has_ended(&self) -> bool {
+        timeout(TOLD, self.ended()).await.is_ok()
+    }
+
     /// Whether its end was somebody else's doing: neither its process 1's own nor the gateway's.
     pub(super) async fn died(&self) -> bool {
         match self.ended().await {
@@ -141,6 +149,14 @@ impl Container {
                 self.engine.was_killed(&self.id).await.unwrap_or(true)
             }
             Ending::Exited(_) => false,
+        }
+    }
+
+    /// The status of an operating system that ended by itself.
+    pub(super) async fn failed_boot(&self) -> Option<u32> {
+        match self.ending() {
+            Some(Ending::Exited(code)) if self.mode == Mode::Os && !self.died().await => Some(code),
+            _ => None,
         }
     }
 

@@ -1,6 +1,8 @@
 //! What can go wrong with an image.
 
 use crate::backend::image::engine::EngineError;
+use crate::backend::image::inspection::OS_START;
+use crate::names::NodeName;
 
 /// Why an image target failed: one line each, with what to try.
 #[derive(Debug, thiserror::Error)]
@@ -12,12 +14,14 @@ pub enum ImageError {
     #[error("container engine: {0}")]
     Engine(#[source] EngineError),
     /// There is no such image.
-    #[error("no image named {name}{}", did_you_mean(similar))]
+    #[error("no image named {name}{}", did_you_mean(similar, lobby))]
     UnknownImage {
         /// As asked for.
         name: String,
         /// The closest existing names, best first.
         similar: Vec<String>,
+        /// Whose command lists them all.
+        lobby: NodeName,
     },
     /// Several owners have an image of this name.
     #[error("image {name} exists more than once; say which: {}", candidates.join(", "))]
@@ -75,6 +79,16 @@ pub enum ImageError {
         account: String,
         /// `max_containers_per_account`
         limit: usize,
+    },
+    /// What was to become the init of an image's operating system ended.
+    #[error(
+        "the operating system of image {image} did not start: {OS_START} ended with status {code}; commands and file transfers go without it: ssh image.{image}@... COMMAND"
+    )]
+    NoBoot {
+        /// Of which image.
+        image: String,
+        /// 128+n after signal n.
+        code: u32,
     },
     /// A container ended under its session.
     #[error("the container of image {image} is gone: {reason}")]
@@ -180,9 +194,9 @@ impl From<EngineError> for ImageError {
     }
 }
 
-fn did_you_mean(similar: &[String]) -> String {
+fn did_you_mean(similar: &[String], lobby: &NodeName) -> String {
     if similar.is_empty() {
-        "; walt image show lists the images".to_owned()
+        format!("; \"ssh {lobby}@... images\" lists the images")
     } else {
         format!("; did you mean {}?", similar.join(" or "))
     }

@@ -52,7 +52,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::backend::{Attachment, Caller, ClientChannels};
 use crate::config::{self, EngineKind, ImageDefaults};
-use crate::names::NodeName;
+use crate::names::{AccountName, NodeName};
 use crate::target::ImageName;
 
 use self::attachment::ImageAttachment;
@@ -69,7 +69,9 @@ use self::slots::AccountSlots;
 
 pub use self::emulation::BINFMT_MISC;
 pub use self::error::ImageError;
-pub use self::naming::{ImageListener, ImageNames, ResolvedImage, canonical_reference};
+pub use self::naming::{
+    ImageListener, ImageNames, ListedImage, ResolvedImage, canonical_reference,
+};
 
 /// What an [`ImageBackend`] is made of.
 pub struct ImageParts {
@@ -188,6 +190,11 @@ impl ImageBackend {
     /// Whether an engine answers, and which.
     pub async fn check(&self) -> Result<EngineInfo, ImageError> {
         Ok(self.shared.engine.info().await?)
+    }
+
+    /// The images that an account can use, by what it calls them.
+    pub async fn list(&self, account: &AccountName) -> Result<Vec<ListedImage>, ImageError> {
+        Ok(self.shared.names.list(account, &self.references().await?))
     }
 
     /// The references of all images that the engine has, as it knows them.

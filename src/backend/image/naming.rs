@@ -16,6 +16,15 @@ pub struct ResolvedImage {
     pub fullname: String,
 }
 
+/// An image in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedImage {
+    /// What the account calls it.
+    pub name: ImageName,
+    /// As in [`ResolvedImage`].
+    pub fullname: String,
+}
+
 /// Finds the image that a name stands for.
 pub trait ImageNames: Send + Sync {
     /// The image that `name` means to `account`, out of the references that the engine has.
@@ -25,6 +34,9 @@ pub trait ImageNames: Send + Sync {
         account: &AccountName,
         available: &[String],
     ) -> Result<ResolvedImage, ImageError>;
+
+    /// The names by which `account` reaches the images that the engine has, sorted.
+    fn list(&self, account: &AccountName, available: &[String]) -> Vec<ListedImage>;
 }
 
 /// Who wants to know about saved images, and knows who boots them.

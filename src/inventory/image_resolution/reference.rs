@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::names::{AccountName, quoted};
+use crate::target::ImageName;
 
 /// The tag that is implied and not shown.
 pub(super) const LATEST: &str = "latest";
@@ -71,6 +72,18 @@ impl ImageReference {
     pub fn canonical(&self) -> String {
         let name = self.full_name();
         if self.tag() == Some(LATEST) { format!("{name}:{LATEST}") } else { name }
+    }
+
+    /// The name that says the most about it, if users can type one.
+    pub(super) fn typed(&self) -> Option<ImageName> {
+        if self.registry.is_some() {
+            return None;
+        }
+        let owner = self.owner().map(str::parse).transpose().ok()?;
+        let tag = self.tag().filter(|tag| *tag != LATEST).map(str::parse).transpose().ok()?;
+        // Only a digest is none.
+        self.tag()?;
+        Some(ImageName { owner, name: self.name.parse().ok()?, tag })
     }
 
     /// What `account` sees: its own images by NAME alone, others with their owner, the tag

@@ -148,3 +148,37 @@ fn saved_image_is_what_the_same_name_finds_next() {
     let available = ["waltplatform/pc:v2", "bob/pc:v2", saved.as_str()];
     assert_eq!(resolved("pc_v2", &available).unwrap(), saved);
 }
+
+#[test]
+fn a_listing_has_the_names_that_lead_to_the_images() {
+    let aliases = [("short", "registry.example/team/big:v1"), ("gone", "nobody/gone")]
+        .map(|(alias, reference)| (alias.parse().unwrap(), reference.to_owned()));
+    let available = references(&[
+        "registry.example/team/big:v1",
+        "localhost/alice/pc:latest",
+        "docker.io/alice/pc:latest",
+        "waltplatform/pc:latest",
+        "waltplatform/rpi:latest",
+        "docker.io/library/alpine:latest",
+        "docker.io/library/pc:latest",
+        "bob/pc:latest",
+        "bob/own:v2",
+        "bob/own@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "registry.example/team/other:v1",
+    ]);
+    let listed = listing(&alice(), &aliases.into(), &available);
+    let listed: Vec<_> =
+        listed.iter().map(|(name, image)| format!("{name} {}", image.engine_text())).collect();
+    assert_eq!(
+        listed,
+        [
+            "alpine docker.io/library/alpine:latest",
+            "bob.own_v2 bob/own:v2",
+            "bob.pc bob/pc:latest",
+            "pc localhost/alice/pc:latest",
+            "rpi waltplatform/rpi:latest",
+            "short registry.example/team/big:v1",
+            "waltplatform.pc waltplatform/pc:latest",
+        ]
+    );
+}

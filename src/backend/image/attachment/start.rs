@@ -13,11 +13,17 @@ use crate::backend::image::error::ImageError;
 use crate::backend::image::interior::Interior;
 use crate::backend::image::lent::{self, lend};
 use crate::backend::image::naming::{SaveTarget, shown_to};
-use crate::backend::image::{containers, files, session};
+use crate::backend::image::{ResolvedImage, containers, files, session};
 use crate::backend::{BackendSession, SessionRequest};
 
 /// How long a session waits for the save of its account's last one.
 const OWN_SAVE: Duration = Duration::from_secs(60);
+
+/// How often an image is looked up that the engine does not list.
+const LOOKUPS: u32 = 5;
+
+/// How long after a lookup the next one follows.
+const NEXT_LOOKUP: Duration = Duration::from_millis(100);
 
 /// A container that was just started.
 pub(super) struct NewContainer {
@@ -97,6 +103,25 @@ impl Inner {
         Ok(self.begin(state, request, session, self.enter(container, interior, notes)))
     }
 
+    /// Finds the image that the client named; with the references of all that the engine has.
+    ///
+    /// Under load, Podman 4.3 leaves an image out of its list now and then, and nothing tells when
+    /// it is back: what seems unknown is looked up again before the client is told so.
+    async fn look_up(&self) -> Result<(ResolvedImage, Vec<String>), ImageError> {
+        let shared = &self.shared;
+        let mut left = LOOKUPS;
+        loop {
+            let available = shared.engine.image_references().await?;
+            left -= 1;
+            match shared.names.resolve(&self.image, self.caller.account(), &available) {
+                Err(ImageError::UnknownImage { .. }) if left > 0 => {
+                    tokio::time::sleep(NEXT_LOOKUP).await;
+                }
+                found => return Ok((found?, available)),
+            }
+        }
+    }
+
     /// Makes the connection's container, as its first session or else a forward needs it.
     pub(super) async fn new_container(
         &self,
@@ -105,13 +130,11 @@ impl Inner {
         let shared = &self.shared;
         let account = self.caller.account();
         let host = shared.engine.info().await?;
-        let mut available = shared.engine.image_references().await?;
-        let mut resolved = shared.names.resolve(&self.image, account, &available)?;
+        let (mut resolved, mut available) = self.look_up().await?;
         let saved = shared.presences.saved(account, &resolved.fullname);
         // Past this, two sessions go on from the same image, and the second is told at its save.
         if timeout(OWN_SAVE, saved).await == Ok(true) {
-            available = shared.engine.image_references().await?;
-            resolved = shared.names.resolve(&self.image, account, &available)?;
+            (resolved, available) = self.look_up().await?;
         }
         let image = shared.engine.image(&resolved.reference).await?;
         let base = BaseImage {
@@ -219,7 +242,10 @@ impl Inner {
         }
         match files::start_beside(container, request, lent).await {
             Ok(session) => Ok(session),
-            Err(error) if container.ending().is_none() => Err(error),
+            Err(error) if !container.has_ended().await => Err(error),
+            Err(_) if let Some(code) = container.failed_boot().await => {
+                Err(ImageError::NoBoot { image: container.base.shown.clone(), code })
+            }
             Err(_) => Err(ImageError::ContainerDied {
                 image: container.base.shown.clone(),
                 reason: container.cause_of_death().await,
