@@ -662,6 +662,28 @@ async fn an_account_has_a_limited_number_of_containers() {
     }
 }
 
+/// Control groups as a container of either version of them sees its own.
+#[tokio::test]
+async fn a_container_gets_no_more_memory_processes_and_processors_than_the_configuration_says() {
+    let bench = Bench::with(|defaults| {
+        (defaults.memory, defaults.pids, defaults.cpus) = (Some(64 << 20), Some(50), Some(1500));
+    });
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let look = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory.max; \
+                cat pids/pids.max pids.max; cat cpu/cpu.cfs_quota_us cpu.max; exit 0";
+    let (outcome, console, _) = run(&attachment, &command(look), "", &[]).await;
+    let seen = outcome.text();
+    let lines: Vec<_> = seen.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(lines, ["67108864", "50", "150000"], "{seen}");
+    assert_eq!(console.text(), "", "all of these can be enforced here");
+
+    let fill = "dd if=/dev/zero of=/dev/null bs=100M count=1 2>/dev/null; echo ended with $?";
+    let (outcome, ..) = run(&attachment, &command(fill), "", &[]).await;
+    assert_eq!(outcome.text(), "ended with 137\n");
+    attachment.close().await;
+}
+
 #[tokio::test]
 async fn an_image_without_a_shell_and_an_unknown_image_are_refused() {
     let bench = Bench::new();

@@ -122,6 +122,7 @@ impl Containers {
         spec.stdin = matches!(new.mode, Mode::ShellIsFirst | Mode::Kept);
         spec.memory = new.defaults.memory;
         spec.pids = new.defaults.pids;
+        spec.cpus = new.defaults.cpus;
         spec.network = new.defaults.network;
         spec.read_only_binds = cpuinfo_bind(&new.inspection);
         spec.boots_an_os = new.mode == Mode::Os;
@@ -272,9 +273,9 @@ impl Containers {
         container.ended = ended;
     }
 
-    /// Whether any container may have been left behind; asks the disk only.
-    pub(super) async fn may_have_left_some(&self) -> Result<bool, ImageError> {
-        self.ownership.run().await?.has_unclaimed()
+    /// How many containers may have been left behind, whoever's; asks the disk only.
+    pub(super) async fn left_at_most(&self) -> Result<usize, ImageError> {
+        self.ownership.run().await?.unclaimed()
     }
 
     /// This gateway's identifier.

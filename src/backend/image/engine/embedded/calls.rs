@@ -38,9 +38,7 @@ impl Engine for EmbeddedEngine {
         if !supervisor::has_network() {
             lacks.push(Lack::Network { package: supervisor::NETWORK_PACKAGE });
         }
-        if !Cgroups::of_this_machine().are_usable() {
-            lacks.push(Lack::Limits { reason: "its control groups cannot be written" });
-        }
+        lacks.extend(Cgroups::of_this_machine().lack());
         Ok(EngineInfo {
             product: "the embedded engine".to_owned(),
             architecture: architecture::of_this_machine().to_owned(),

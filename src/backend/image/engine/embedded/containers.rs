@@ -107,6 +107,7 @@ impl Containers {
             stdin: spec.stdin,
             memory: spec.memory,
             pids: spec.pids,
+            cpus: spec.cpus,
             network: spec.network,
             read_only_binds: spec.read_only_binds,
             boots_an_os: spec.boots_an_os,
