@@ -7,6 +7,7 @@ mod support_engine;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use support_engine::*;
@@ -659,6 +660,80 @@ async fn an_account_has_a_limited_number_of_containers() {
     assert_eq!(outcome.exit, OK);
     for attachment in attachments {
         attachment.close().await;
+    }
+}
+
+/// Writes a file of so many mebibytes.
+fn write(file: &str, mebibytes: u32) -> String {
+    format!("dd if=/dev/zero of=/root/{file} bs=1M count={mebibytes} 2>/dev/null; ")
+}
+
+#[tokio::test]
+async fn a_container_that_writes_too_much_warns_its_sessions_and_ends_and_can_be_resumed() {
+    let bench = Bench::with(|defaults| {
+        (defaults.disk, defaults.keep_unsaved) = (Some(20 << 20), Duration::from_secs(3600));
+    });
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(false, &[]);
+    let request = command(&format!(
+        "{} read go; {} echo written; sleep 1000",
+        write("much", 17),
+        write("more", 8)
+    ));
+    let mut session = attachment.start(&request, &mut console).await.unwrap();
+    let notice = read_notice(&mut session).await;
+    assert!(notice.starts_with("the container has written 1"), "{notice}");
+    assert!(notice.ends_with(" to disk; past 20.9 MB its programs are ended"), "{notice}");
+    // Who comes later is warned too.
+    let beside = command("sleep 1000");
+    let mut second = attachment.start(&beside, &mut console).await.unwrap();
+    assert_eq!(read_notice(&mut second).await, notice);
+
+    session.stdin.write(Bytes::from_static(b"go\n")).await.unwrap();
+    for (request, session) in [(&request, &mut session), (&beside, &mut second)] {
+        let outcome = drain(session).await;
+        assert_eq!(outcome.exit, None, "nobody is told that a program ended by itself");
+        let finished = attachment.finish(request, &SessionEnd::BackendLost, &mut console).await;
+        assert_eq!(
+            finished.unwrap_err().to_string(),
+            "the container of image pc is gone: it wrote more than 20.9 MB to disk, so its \
+             programs were ended"
+        );
+    }
+    assert!(console.text().contains("The changes are kept for 1 h"), "{}", console.text());
+    attachment.close().await;
+    assert!(bench.file("pc", "/root/much").is_none(), "nothing is saved");
+
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &["r", "clean"]);
+    let mut session = attachment.start(&shell(), &mut console).await.unwrap();
+    read_notice(&mut session).await;
+    let clean = "rm /root/m*; echo mine >/root/mine; exit\n";
+    session.stdin.write(Bytes::from_static(clean.as_bytes())).await.unwrap();
+    let outcome = drain(&mut session).await;
+    attachment.finish(&shell(), &outcome.end(), &mut console).await.unwrap();
+    assert!(console.text().contains("New image clean saved."), "{}", console.text());
+    assert_eq!(bench.file("clean", "/root/mine").as_deref(), Some("mine\n"));
+    assert!(bench.file("clean", "/root/much").is_none());
+}
+
+#[tokio::test]
+async fn what_a_shell_wrote_until_its_disk_was_full_can_be_saved() {
+    for kind in [Kind::Limited, Kind::Os] {
+        let bench = Bench::with(|defaults| {
+            (defaults.disk, defaults.keep_unsaved) = (Some(4 << 20), Duration::from_secs(3600));
+        });
+        bench.image("pc", kind);
+        let attachment = bench.attach("pc");
+        let input = format!("echo mine >/root/mine; {} sleep 1000\n", write("much", 6));
+        let (outcome, console, finished) = run(&attachment, &shell(), &input, &["full"]).await;
+        assert_eq!((outcome.exit, finished), (None, Ok(())));
+        let said = console.text();
+        assert!(said.contains("is gone: it wrote more than 4.1 MB to disk, so its"), "{said}");
+        assert!(said.contains("If you disconnect instead of answering"), "{said}");
+        assert_eq!(bench.file("full", "/root/mine").as_deref(), Some("mine\n"));
+        assert!(bench.containers().is_empty());
     }
 }
 

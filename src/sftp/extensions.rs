@@ -175,6 +175,9 @@ fn copy(
             return Err(Errno::CANCELED);
         }
         let step = usize::try_from(rest).unwrap_or(COPY_STEP).min(COPY_STEP);
+        let left = rustix::fs::fstat(from)?.st_size.saturating_sub_unsigned(from_offset);
+        let step_left = u64::try_from(left).unwrap_or_default().min(step as u64);
+        server.root.extend(to, to_offset.saturating_add(step_left))?;
         let copied = if by_kernel {
             let (mut source, mut sink) = (from_offset, to_offset);
             let copied =

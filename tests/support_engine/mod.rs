@@ -495,6 +495,7 @@ pub(crate) fn shell() -> SessionRequest {
 pub(crate) struct Outcome {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
+    pub(crate) notices: Vec<String>,
     pub(crate) exit: Option<ExitStatus>,
 }
 
@@ -516,6 +517,7 @@ pub(crate) async fn drain(session: &mut BackendSession) -> Outcome {
             match event {
                 OutputEvent::Stdout(data) => outcome.stdout.extend_from_slice(&data),
                 OutputEvent::Stderr(data) => outcome.stderr.extend_from_slice(&data),
+                OutputEvent::Notice(line) => outcome.notices.push(line),
                 OutputEvent::Eof => {}
                 OutputEvent::Exit(status) => outcome.exit = Some(status),
             }
@@ -523,6 +525,20 @@ pub(crate) async fn drain(session: &mut BackendSession) -> Outcome {
     };
     tokio::time::timeout(PATIENCE, all).await.expect("the session ends");
     outcome
+}
+
+/// Reads a session until the gateway says something of its own.
+pub(crate) async fn read_notice(session: &mut BackendSession) -> String {
+    let found = async {
+        loop {
+            match session.output.next().await {
+                Some(OutputEvent::Notice(line)) => return line,
+                Some(_) => {}
+                None => panic!("ended without a notice"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("a notice comes")
 }
 
 /// Reads a session until its standard output has ended in, or contains, `mark`.

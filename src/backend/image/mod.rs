@@ -24,6 +24,7 @@ mod changes;
 mod container;
 mod containers;
 mod dialogue;
+mod disk;
 mod emulation;
 pub mod engine;
 mod error;

@@ -245,7 +245,7 @@ impl Client {
             match event {
                 OutputEvent::Stdout(bytes) => self.answers.push_back(bytes),
                 OutputEvent::Stderr(text) => self.stderr += &String::from_utf8_lossy(&text),
-                OutputEvent::Eof => {}
+                OutputEvent::Eof | OutputEvent::Notice(_) => {}
                 OutputEvent::Exit(status) => self.exit = Some(status),
             }
         }

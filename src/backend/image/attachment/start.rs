@@ -84,6 +84,7 @@ impl Inner {
             }
             let lent = lend(request, &current.interior, &self.arrivals).await;
             let session = files::start_beside(&current.container, request, lent).await?;
+            let session = current.container.warned(session);
             current.active += 1;
             let notes = std::mem::take(&mut current.notes);
             return Ok(Started { session, mode: current.container.mode, notes });
@@ -216,7 +217,8 @@ impl Inner {
         container: Container,
     ) -> Result<Started, ImageError> {
         self.shared.reopen(&container);
-        let (container, streams) = self.shared.containers.resume(container).await?;
+        let (container, streams) =
+            self.shared.containers.resume(container, &self.shared.defaults).await?;
         let container = Arc::new(container);
         let interior = Interior::of(&container);
         let session = match self.first_session(&interior, &container, request, streams).await {
@@ -299,6 +301,7 @@ impl Inner {
         }
         current.active = 1;
         let mode = current.container.mode;
+        let session = current.container.warned(session);
         state.current = Some(current);
         Started { session, mode, notes }
     }

@@ -6,6 +6,7 @@
 pub mod docker;
 pub mod embedded;
 mod overlay;
+pub(super) mod usage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -426,6 +427,11 @@ pub trait Engine: Send + Sync {
     }
     /// What is known about a container.
     async fn details(&self, container: &str) -> Result<ContainerDetails, EngineError>;
+    /// The directory of this host in which the files are that a container has on top of its image's.
+    /// `None` where they are out of reach.
+    async fn upper_directory(&self, _container: &str) -> Result<Option<PathBuf>, EngineError> {
+        Ok(None)
+    }
     /// How many bytes its files take on top of its image's.
     async fn written_bytes(&self, container: &str) -> Result<u64, EngineError>;
     /// Makes an image without a name of the container's files.
