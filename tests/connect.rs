@@ -407,9 +407,9 @@ fn an_idle_connection_is_closed_after_a_warning_on_its_terminal_and_a_busy_one_i
     terminal.expect("# ");
     terminal.send("echo wai''ting\r");
     terminal.expect("waiting");
-    terminal.expect("waltgate: no traffic for ");
+    terminal.expect("waltgate: idle for ");
     terminal.expect("s; the connection is closed in ");
-    terminal.expect(" s unless something is typed\r\n");
+    terminal.expect(" s unless you type\r\n");
     terminal.expect("waltgate: closed after 9 s without traffic");
     assert_eq!(terminal.wait(), Some(255));
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use support_engine::*;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use waltgate::backend::image::engine::{ContainerSpec, ExecSpec};
+use waltgate::backend::image::engine::{ContainerSpec, ExecSpec, Lack, Limit};
 use waltgate::backend::image::{ImageBackend, ImageError};
 use waltgate::backend::{
     BackendError, ExitStatus, Program, SessionEnd, SessionRequest, WindowSize,
@@ -683,8 +683,8 @@ async fn a_container_that_writes_too_much_warns_its_sessions_and_ends_and_can_be
     ));
     let mut session = attachment.start(&request, &mut console).await.unwrap();
     let notice = read_notice(&mut session).await;
-    assert!(notice.starts_with("the container has written 1"), "{notice}");
-    assert!(notice.ends_with(" to disk; past 20.9 MB its programs are ended"), "{notice}");
+    let end = " MB of 20.9 MB on disk are used; past that, all programs are ended";
+    assert!(notice.ends_with(end), "{notice}");
     // Who comes later is warned too.
     let beside = command("sleep 1000");
     let mut second = attachment.start(&beside, &mut console).await.unwrap();
@@ -716,6 +716,42 @@ async fn a_container_that_writes_too_much_warns_its_sessions_and_ends_and_can_be
     assert!(console.text().contains("New image clean saved."), "{}", console.text());
     assert_eq!(bench.file("clean", "/root/mine").as_deref(), Some("mine\n"));
     assert!(bench.file("clean", "/root/much").is_none());
+}
+
+#[tokio::test]
+async fn an_engine_elsewhere_says_itself_how_much_is_written() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let engine = Arc::new(failing::Failing::without(bench.engine.connect(), vec![]));
+    let mut limited = defaults();
+    limited.disk = Some(4 << 20);
+    let backend = ImageBackend::with_engine(bench.parts(&limited), engine);
+    let attachment = attach(&backend, &bench.account, None, "pc");
+    let request = command(&format!("{} sleep 1000", write("much", 6)));
+    let (outcome, _, finished) = run(&attachment, &request, "", &[]).await;
+    assert_eq!(outcome.exit, None);
+    let error = finished.unwrap_err();
+    assert!(error.contains("it wrote more than 4.1 MB to disk"), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_says_which_limit_of_the_configuration_its_engine_cannot_enforce() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let limits = vec![Limit::Processes, Limit::Processors];
+    let lack = Lack::Limits { limits, reason: "this is a test" };
+    let engine = Arc::new(failing::Failing::without(bench.engine.connect(), vec![lack]));
+    let mut limited = defaults();
+    limited.cpus = Some(500);
+    let note = "Note: containers have no limits of processes and processor time: this is a test.";
+    for (defaults, said) in [(defaults(), ""), (limited, note)] {
+        let backend =
+            ImageBackend::with_engine(bench.parts(&defaults), Arc::clone(&engine) as Arc<_>);
+        let attachment = attach(&backend, &bench.account, None, "pc");
+        let (_, console, _) = run(&attachment, &command("true"), "", &[]).await;
+        assert_eq!(console.text(), said);
+        attachment.close().await;
+    }
 }
 
 #[tokio::test]

@@ -145,7 +145,7 @@ fn what_was_changed_in_an_idle_session_is_kept() {
     let mut terminal = gateway.login(&image.user());
     terminal.expect("# ");
     change(&mut terminal, "idle");
-    terminal.expect("waltgate: no traffic for ");
+    terminal.expect("waltgate: idle for ");
     terminal.expect(&format!("Image {} was not saved. The changes are kept", image.name()));
     terminal.expect("waltgate: closed after 12 s without traffic");
     assert_eq!(terminal.wait(), Some(255));

@@ -150,6 +150,11 @@ impl ChannelOutput {
         self.screen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Something goes on in the session.
+    pub(super) fn touch(&self) {
+        self.connection.touch();
+    }
+
     /// Writes without calling it traffic.
     async fn send(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone> {
         let write = async {
@@ -213,7 +218,7 @@ impl ChannelOutput {
 #[async_trait]
 impl ClientOutput for ChannelOutput {
     async fn write(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone> {
-        self.connection.touch();
+        self.touch();
         let due = match (stream, &mut *self.screen()) {
             (Stream::Data, Some(screen)) => {
                 screen.follow(&bytes);
@@ -291,7 +296,7 @@ impl Reader {
 
     async fn take(&self, data: Bytes) {
         let Some(producer) = &self.producer else { return };
-        self.output.connection.touch();
+        self.output.touch();
         self.keys.look_at(&data);
         tokio::select! {
             () = producer.push(Piece::Bytes(Stream::Data, data)) => {}

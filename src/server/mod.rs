@@ -247,7 +247,7 @@ fn idle_warning(idle: Duration, left: Duration) -> String {
     // To the second above: what is left is never more than what is said.
     let left = Duration::from_secs(left.as_secs_f64().ceil() as u64);
     let (idle, left) = (in_words(idle), exactly(left));
-    format!("no traffic for {idle}; the connection is closed in {left} unless something is typed")
+    format!("idle for {idle}; the connection is closed in {left} unless you type")
 }
 
 /// A time in minutes if that is a whole number, else in seconds.
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(exactly(minute * 3 / 2), "90 s");
         assert_eq!(
             idle_warning(minute * 9, minute - Duration::from_millis(2)),
-            "no traffic for 9 min; the connection is closed in 1 min unless something is typed"
+            "idle for 9 min; the connection is closed in 1 min unless you type"
         );
     }
 

@@ -175,7 +175,7 @@ impl Disk {
 
     fn warn(&self, used: u64, end: u64) -> String {
         format!(
-            "the container has written {} to disk; past {} its programs are ended",
+            "{} of {} on disk are used; past that, all programs are ended",
             size(used),
             size(end)
         )

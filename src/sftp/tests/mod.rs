@@ -10,11 +10,13 @@ mod split;
 use std::collections::VecDeque;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::framing::Frames;
+use super::room::Room;
 use super::root::Root;
 use super::wire::{Reader, Writer};
 use crate::backend::{BackendSession, ExitStatus, OutputEvent};
