@@ -61,11 +61,9 @@ pub(in crate::backend::image) fn bytes_below(
                         (Rc::clone(&from), [&path, &b"/"[..], name.to_bytes()].concat())
                     });
                 }
-                FileType::RegularFile => {
-                    if stat.st_nlink < 2 || linked.insert(stat.st_ino) {
-                        let size = u64::try_from(stat.st_size).unwrap_or_default();
-                        bytes = bytes.saturating_add(size.max(allocated(&stat)));
-                    }
+                FileType::RegularFile if stat.st_nlink < 2 || linked.insert(stat.st_ino) => {
+                    let size = u64::try_from(stat.st_size).unwrap_or_default();
+                    bytes = bytes.saturating_add(size.max(allocated(&stat)));
                 }
                 _ => {}
             }
