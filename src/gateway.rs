@@ -124,6 +124,7 @@ impl Parts {
             engine: config.engine.clone(),
             defaults: config.image_defaults.clone(),
             max_containers_per_account: config.limits.max_containers_per_account,
+            max_unsaved_per_account: config.limits.max_unsaved_per_account,
             state_dir: config.server.state_dir.clone(),
             lobby: config.server.lobby.clone(),
             binfmt_misc: BINFMT_MISC.into(),

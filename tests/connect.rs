@@ -394,6 +394,32 @@ fn sessions_of_one_connection_are_limited() {
 }
 
 #[test]
+fn an_idle_connection_is_closed_after_a_warning_on_its_terminal_and_a_busy_one_is_not() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let gateway = testbed.gateway().node(&node).limits("idle_minutes = 0.15").start();
+    let idle = gateway.ssh("rpi1").command("echo in; exec cat").start();
+    idle.expect_stdout("in\n");
+    let count = "n=0; until [ $n = 40 ]; do n=$((n+1)); echo $n; sleep 0.3; done";
+    let busy = gateway.ssh("rpi1").command(count).start();
+
+    let mut terminal = gateway.login("rpi1");
+    terminal.expect("# ");
+    terminal.send("echo wai''ting\r");
+    terminal.expect("waiting");
+    terminal.expect("waltgate: idle for ");
+    terminal.expect("s; the connection is closed in ");
+    terminal.expect(" s unless you type\r\n");
+    terminal.expect("waltgate: closed after 9 s without traffic");
+    assert_eq!(terminal.wait(), Some(255));
+
+    // Where there is no terminal, nobody is bothered before the end.
+    idle.finish().expect_code(255).expect_stderr("waltgate: closed after 9 s without traffic\n");
+    let busy = busy.finish().expect_success();
+    assert!(busy.stdout.ends_with(b"40\n"), "{busy:?}");
+}
+
+#[test]
 fn host_keys_are_made_once_and_private() {
     let testbed = Testbed::new();
     let mut gateway = testbed.gateway().start();

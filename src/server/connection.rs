@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use russh::server::Handle;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Span;
@@ -35,6 +35,8 @@ pub(super) struct Connection {
     open_forwards: Arc<AtomicUsize>,
     /// How many channels are open, of either kind and direction.
     channels: Arc<watch::Sender<usize>>,
+    /// Lines for all its terminals.
+    notices: broadcast::Sender<String>,
     ending: CancellationToken,
     ending_reason: OnceLock<String>,
     opened: Instant,
@@ -51,6 +53,9 @@ struct Client {
 
 /// Forwarded connections open at once on one client connection.
 const MOST_FORWARDS: usize = 1024;
+
+/// Lines of the gateway's own that wait for a terminal that takes nothing.
+const NOTICES: usize = 4;
 
 /// How long a client's connection is not read for a target that is slow to take input, while it
 /// has one channel. A second one that it opens meanwhile waits as long.
@@ -103,6 +108,7 @@ impl Connection {
             open_sessions: Arc::default(),
             open_forwards: Arc::default(),
             channels: Arc::new(watch::Sender::new(0)),
+            notices: broadcast::Sender::new(NOTICES),
             ending: CancellationToken::new(),
             ending_reason: OnceLock::new(),
             opened: Instant::now(),
@@ -223,6 +229,18 @@ impl Connection {
     /// Why the sessions are to end, if the gateway ends them.
     pub(super) fn ending_reason(&self) -> Option<&str> {
         self.ending_reason.get().map(String::as_str)
+    }
+
+    /// Where lines for all terminals of the connection come from.
+    pub(super) fn notices(&self) -> &broadcast::Sender<String> {
+        &self.notices
+    }
+
+    /// Says a line on all terminals of the connection.
+    pub(super) fn say(&self, line: String) {
+        if self.notices.send(line).is_err() {
+            tracing::debug!("no terminal is there to show a line");
+        }
     }
 
     /// Notes that data passed.

@@ -106,6 +106,8 @@ impl Console for ChannelConsole<'_> {
     }
 
     async fn status(&mut self, text: &str) {
+        // The gateway works for the client, which is not idle then, also where it shows nothing.
+        self.output.touch();
         match self.columns {
             Some(columns) => {
                 // A line that wraps could not be erased again.

@@ -170,11 +170,18 @@ fn copy(
         return Err(Errno::INVAL);
     }
     let mut by_kernel = true;
+    let mut room_to = 0;
     while rest > 0 {
         if server.is_cancelled.load(Ordering::Relaxed) {
             return Err(Errno::CANCELED);
         }
         let step = usize::try_from(rest).unwrap_or(COPY_STEP).min(COPY_STEP);
+        let size = u64::try_from(rustix::fs::fstat(from)?.st_size).unwrap_or_default();
+        let end = to_offset.saturating_add(size.saturating_sub(from_offset).min(step as u64));
+        if end > room_to {
+            server.root.extend(to, end)?;
+            room_to = end;
+        }
         let copied = if by_kernel {
             let (mut source, mut sink) = (from_offset, to_offset);
             let copied =

@@ -18,6 +18,7 @@ mod handles;
 mod listing;
 mod real_path;
 mod request;
+mod room;
 mod root;
 pub mod scp;
 mod server;
@@ -33,6 +34,7 @@ mod tests;
 
 pub use self::framing::{Frames, FramingError};
 pub use self::request::{Malformed, Request};
+pub use self::room::Room;
 pub use self::root::{Owner, Root};
 pub use self::session::serve;
 pub use self::sockets::{BoundSocket, FoundSocket, PrivateDirectory};

@@ -269,6 +269,8 @@ pub(crate) fn defaults() -> ImageDefaults {
         hostname: "image-shell".to_owned(),
         memory: None,
         pids: None,
+        cpus: None,
+        disk: None,
         network: false,
         keep_unsaved: Duration::ZERO,
         on_command_success: OnCommandSuccess::Save,
@@ -296,6 +298,7 @@ fn parts(
         engine,
         defaults: defaults.clone(),
         max_containers_per_account: 2,
+        max_unsaved_per_account: 2,
         state_dir: state.to_owned(),
         lobby: "walt".parse().unwrap(),
         binfmt_misc: PathBuf::from(BINFMT_MISC),
@@ -492,6 +495,7 @@ pub(crate) fn shell() -> SessionRequest {
 pub(crate) struct Outcome {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
+    pub(crate) notices: Vec<String>,
     pub(crate) exit: Option<ExitStatus>,
 }
 
@@ -513,6 +517,7 @@ pub(crate) async fn drain(session: &mut BackendSession) -> Outcome {
             match event {
                 OutputEvent::Stdout(data) => outcome.stdout.extend_from_slice(&data),
                 OutputEvent::Stderr(data) => outcome.stderr.extend_from_slice(&data),
+                OutputEvent::Notice(line) => outcome.notices.push(line),
                 OutputEvent::Eof => {}
                 OutputEvent::Exit(status) => outcome.exit = Some(status),
             }
@@ -520,6 +525,20 @@ pub(crate) async fn drain(session: &mut BackendSession) -> Outcome {
     };
     tokio::time::timeout(PATIENCE, all).await.expect("the session ends");
     outcome
+}
+
+/// Reads a session until the gateway says something of its own.
+pub(crate) async fn read_notice(session: &mut BackendSession) -> String {
+    let found = async {
+        loop {
+            match session.output.next().await {
+                Some(OutputEvent::Notice(line)) => return line,
+                Some(_) => {}
+                None => panic!("ended without a notice"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("a notice comes")
 }
 
 /// Reads a session until its standard output has ended in, or contains, `mark`.

@@ -139,7 +139,9 @@ impl SplitOutput {
                     self.lose_far(&reason);
                 }
             }
-            Some(OutputEvent::Stderr(text)) => self.ready.push_back(OutputEvent::Stderr(text)),
+            Some(event @ (OutputEvent::Stderr(_) | OutputEvent::Notice(_))) => {
+                self.ready.push_back(event);
+            }
             Some(OutputEvent::Eof) => {}
             Some(OutputEvent::Exit(status)) => self.far_failed |= status != ExitStatus::Code(0),
             None => {

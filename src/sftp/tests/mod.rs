@@ -10,11 +10,13 @@ mod split;
 use std::collections::VecDeque;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::framing::Frames;
+use super::room::Room;
 use super::root::Root;
 use super::wire::{Reader, Writer};
 use crate::backend::{BackendSession, ExitStatus, OutputEvent};
@@ -245,7 +247,7 @@ impl Client {
             match event {
                 OutputEvent::Stdout(bytes) => self.answers.push_back(bytes),
                 OutputEvent::Stderr(text) => self.stderr += &String::from_utf8_lossy(&text),
-                OutputEvent::Eof => {}
+                OutputEvent::Eof | OutputEvent::Notice(_) => {}
                 OutputEvent::Exit(status) => self.exit = Some(status),
             }
         }

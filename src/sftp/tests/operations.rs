@@ -340,3 +340,48 @@ async fn data_is_copied_on_the_server_and_holes_stay_holes() {
     fs::File::open(tree.path("from")).unwrap().read_exact_at(&mut end, 10_000_000).unwrap();
     assert_eq!(end, [0; 3]);
 }
+
+#[tokio::test]
+async fn whatever_makes_files_larger_needs_room() {
+    let tree = Tree::new();
+    let room = Arc::new(Room::new(100_000));
+    let root = tree.root().with_room(Some(Arc::clone(&room)));
+    let mut client = Client::greets(super::super::serve(root)).await;
+    let file = client.open("/file", READ | WRITE | CREATE).await.unwrap();
+    assert_eq!(client.write(&file, 0, &[1; 60_000]).await, OK);
+    assert_eq!(client.write(&file, 0, &[2; 60_000]).await, OK);
+    assert_eq!(client.write(&file, 60_000, &[1; 60_000]).await, FAILURE);
+    // Also a hole.
+    assert_eq!(client.write(&file, 1 << 40, b"1").await, FAILURE);
+    let set_size = |request: &mut Writer| {
+        request.string(b"/file");
+        request.uint32(1);
+        request.uint64(1 << 40);
+    };
+    assert_eq!(client.status(9, set_size).await, FAILURE);
+    let set_open_size = |request: &mut Writer| {
+        request.string(&file);
+        request.uint32(1);
+        request.uint64(1 << 40);
+    };
+    assert_eq!(client.status(10, set_open_size).await, FAILURE);
+    let copy = client.open("/copy", WRITE | CREATE).await.unwrap();
+    let copy_all = |request: &mut Writer| {
+        request.string(b"copy-data");
+        request.string(&file);
+        request.uint64(0);
+        request.uint64(0);
+        request.string(&copy);
+        request.uint64(0);
+    };
+    assert_eq!(client.status(200, copy_all).await, FAILURE);
+    let append = client.open("/file", WRITE | APPEND).await.unwrap();
+    assert_eq!(client.write(&append, 0, &[1; 60_000]).await, FAILURE);
+    assert_eq!(fs::metadata(tree.path("file")).unwrap().len(), 60_000);
+    assert_eq!(fs::metadata(tree.path("copy")).unwrap().len(), 0);
+
+    room.set_used(0);
+    assert_eq!(client.status(200, copy_all).await, OK);
+    assert_eq!(client.write(&append, 0, &[1; 40_000]).await, OK);
+    assert_eq!(fs::metadata(tree.path("file")).unwrap().len(), 100_000);
+}

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error;
+use bollard::models::SystemInfo;
 use bollard::{API_DEFAULT_VERSION, Docker};
 
 use super::DockerEngine;
 use super::hijack::Call;
-use crate::backend::image::engine::{EngineError, EngineInfo};
+use crate::backend::image::engine::{EngineError, EngineInfo, Lack, Limit};
 use crate::error_chain::chain;
 
 /// Where WalT's own podman answers.
@@ -105,6 +106,13 @@ async fn connect(socket: &Path) -> Result<Connection, String> {
         .components
         .as_ref()
         .is_some_and(|components| components.iter().any(|part| part.name.starts_with("Podman")));
+    let lacks = match docker.info().await {
+        Ok(told) => lack_of(&told).into_iter().collect(),
+        Err(error) => {
+            tracing::debug!(%error, "what the container engine can limit");
+            Vec::new()
+        }
+    };
     let info = EngineInfo {
         product: format!(
             "{} {}",
@@ -113,10 +121,25 @@ async fn connect(socket: &Path) -> Result<Connection, String> {
         ),
         architecture: version.arch.unwrap_or_default(),
         place: socket.to_owned(),
-        lacks: Vec::new(),
+        lacks,
     };
     tracing::info!(engine = info.product, socket = %socket.display(), "container engine answers");
     Ok(Connection { docker: docker.with_timeout(CALL), info, podman })
+}
+
+/// Which limits the engine's host cannot enforce, as far as the engine says so.
+fn lack_of(told: &SystemInfo) -> Option<Lack> {
+    let limits: Vec<_> = [
+        (Limit::Memory, told.memory_limit),
+        (Limit::Processes, told.pids_limit),
+        (Limit::Processors, told.cpu_cfs_quota),
+    ]
+    .into_iter()
+    .filter(|(_, has)| *has == Some(false))
+    .map(|(limit, _)| limit)
+    .collect();
+    let reason = "the engine says that the control groups of its host lack them";
+    (!limits.is_empty()).then_some(Lack::Limits { limits, reason })
 }
 
 /// The last of a chain of causes, which is the system's: "Connection refused (os error 111)".

@@ -97,18 +97,22 @@ impl DockerEngine {
         Ok(own.await?.unwrap_or_default())
     }
 
+    async fn find_upper(&self, call: Call<'_>) -> Result<Option<PathBuf>, EngineError> {
+        let described = self
+            .call(call.operation, call.object, async |connection| {
+                connection.docker.inspect_container(call.object, None).await
+            })
+            .await?;
+        Ok(upper_directory(&described))
+    }
+
     /// Does something with what a container wrote; `None` where that is out of reach.
     async fn in_upper<T: Send + 'static>(
         &self,
         call: Call<'_>,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<Option<T>, EngineError> {
-        let described = self
-            .call(call.operation, call.object, async |connection| {
-                connection.docker.inspect_container(call.object, None).await
-            })
-            .await?;
-        let Some(upper) = upper_directory(&described) else {
+        let Some(upper) = self.find_upper(call).await? else {
             return Ok(None);
         };
         let done = tokio::task::spawn_blocking(move || work(&upper)).await;
@@ -414,6 +418,10 @@ impl Engine for DockerEngine {
                 .or_else(|| told.created.as_deref().and_then(time_of))
                 .unwrap_or_else(SystemTime::now),
         })
+    }
+
+    async fn upper_directory(&self, container: &str) -> Result<Option<PathBuf>, EngineError> {
+        self.find_upper(Call { operation: "asking about container", object: container }).await
     }
 
     async fn written_bytes(&self, container: &str) -> Result<u64, EngineError> {

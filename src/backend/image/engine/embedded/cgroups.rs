@@ -11,6 +11,8 @@ use rustix::fs::{Access, access, statfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::backend::image::engine::{Lack, Limit};
+
 const ROOT: &str = "/sys/fs/cgroup";
 /// All containers of all gateways are below this one.
 const PARENT: &str = "waltgate";
@@ -19,6 +21,9 @@ const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// What limits and the end of a container need of v1.
 const NEEDED: [&str; 2] = ["memory", "pids"];
 const DEVICES: &str = "devices";
+/// The controller of both versions, and the file of v1 that there is with bandwidth control only.
+const PROCESSORS: &str = "cpu";
+const QUOTA: &str = "cpu.cfs_quota_us";
 /// Only the freezer of v1 has it.
 const FREEZER: &str = "freezer.state";
 /// What systemd keeps its own groups in, under v1 and under the hybrid.
@@ -64,6 +69,33 @@ impl Cgroups {
     /// Whether limits can be set.
     pub(super) fn are_usable(self) -> bool {
         self.0 != Kind::Absent
+    }
+
+    /// Which limits they cannot enforce, and why.
+    pub(super) fn lack(self) -> Option<Lack> {
+        if !self.are_usable() {
+            let limits = vec![Limit::Memory, Limit::Processes, Limit::Processors];
+            return Some(Lack::Limits { limits, reason: "the control groups cannot be written" });
+        }
+        if self.limit_processors() {
+            return None;
+        }
+        let reason = "the control groups of this machine have no bandwidth control";
+        Some(Lack::Limits { limits: vec![Limit::Processors], reason })
+    }
+
+    /// Whether they limit the share of the processors.
+    pub(super) fn limit_processors(self) -> bool {
+        match self.0 {
+            Kind::Absent => false,
+            Kind::V1 { .. } => {
+                access(Path::new(ROOT).join(PROCESSORS).join(QUOTA), Access::WRITE_OK).is_ok()
+            }
+            // Groups have `cpu.max`, their root has not; that bandwidth control was compiled in is
+            // taken for granted.
+            Kind::V2 => fs::read_to_string(Path::new(ROOT).join("cgroup.controllers"))
+                .is_ok_and(|names| names.split_whitespace().any(|name| name == PROCESSORS)),
+        }
     }
 
     /// Whether they say which devices a container may open. Those of v2 need a BPF program for

@@ -48,6 +48,8 @@ pub(super) struct Record {
     pub(super) memory: Option<u64>,
     /// Number of processes.
     pub(super) pids: Option<u64>,
+    /// Thousandths of a processor.
+    pub(super) cpus: Option<u32>,
     /// Whether it has a network besides loopback.
     pub(super) network: bool,
     /// Files of the host, mounted read-only: source, path inside.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::super::cgroups::Cgroups;
 use super::super::message::Program;
 use super::super::record::Record;
+use crate::backend::image::engine::{CPU_PERIOD, cpu_quota};
 
 /// Docker's default set, without what only makes device files.
 const CAPABILITIES: [&str; 13] = [
@@ -77,7 +78,7 @@ pub(super) fn container(
     if let Value::Object(linux) = &mut linux
         && cgroups.are_usable()
     {
-        linux.insert("resources".to_owned(), resources(record));
+        linux.insert("resources".to_owned(), resources(record, cgroups));
     }
     json!({
         "ociVersion": "1.0.2",
@@ -147,7 +148,7 @@ fn environment(record: &Record, own: &[String], terminal: bool) -> Vec<String> {
     env
 }
 
-fn resources(record: &Record) -> Value {
+fn resources(record: &Record, cgroups: &Cgroups) -> Value {
     let mut resources = json!({ "devices": [{ "allow": false, "access": "rwm" }] });
     let Value::Object(fields) = &mut resources else {
         return resources;
@@ -162,6 +163,11 @@ fn resources(record: &Record) -> Value {
     }
     if let Some(processes) = record.pids {
         fields.insert("pids".to_owned(), json!({ "limit": processes }));
+    }
+    if let Some(quota) = record.cpus.map(cpu_quota)
+        && cgroups.limit_processors()
+    {
+        fields.insert("cpu".to_owned(), json!({ "quota": quota, "period": CPU_PERIOD }));
     }
     resources
 }
