@@ -4,6 +4,7 @@
 
 mod embedded;
 pub(crate) mod failing;
+pub(crate) mod misbehaving;
 pub(crate) mod selection;
 
 use std::collections::VecDeque;

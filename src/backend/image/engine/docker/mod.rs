@@ -15,7 +15,7 @@ mod spec;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -31,7 +31,7 @@ use futures_util::StreamExt;
 use tokio::sync::Mutex;
 
 pub use self::connection::somebody_listens;
-use self::connection::{CALL, Connection, error_of, usual_sockets};
+use self::connection::{CALL, Connection, Found, error_of, usual_sockets};
 use self::hijack::Call;
 use super::overlay;
 use super::{
@@ -51,7 +51,9 @@ const BETWEEN_REMOVALS: Duration = Duration::from_millis(100);
 /// An engine behind a socket. Connects when first used and again after it went away.
 pub struct DockerEngine {
     candidates: Vec<PathBuf>,
-    connection: Mutex<Option<Arc<Connection>>>,
+    found: Mutex<Found>,
+    /// How often it was looked for in vain.
+    failures: AtomicU64,
 }
 
 impl DockerEngine {
@@ -60,7 +62,8 @@ impl DockerEngine {
     pub fn new(socket: Option<PathBuf>) -> Self {
         Self {
             candidates: socket.map_or_else(usual_sockets, |socket| vec![socket]),
-            connection: Mutex::new(None),
+            found: Mutex::default(),
+            failures: AtomicU64::new(0),
         }
     }
 }
@@ -130,12 +133,7 @@ fn without_algorithm(id: &str) -> String {
 #[async_trait]
 impl Engine for DockerEngine {
     async fn info(&self) -> Result<EngineInfo, EngineError> {
-        let info = self.connection().await?.info.clone();
-        self.call("asking", "the container engine", async |connection| {
-            connection.docker.ping().await
-        })
-        .await?;
-        Ok(info)
+        self.ping().await
     }
 
     async fn image_references(&self) -> Result<Vec<String>, EngineError> {
