@@ -86,6 +86,125 @@ async fn an_image_that_is_in_use_is_not_removed_or_can_be_saved_all_the_same() {
     assert!(bench.containers().is_empty());
 }
 
+#[tokio::test]
+async fn an_image_that_is_removed_by_force_while_in_use_is_saved_or_its_session_told() {
+    let bench = Bench::with(|defaults| defaults.keep_unsaved = Duration::from_secs(3600));
+    for request in [shell(), command("touch /root/x; read -r line; touch /root/y")] {
+        let image = bench.image("pc", Kind::Limited);
+        let attachment = bench.attach("pc");
+        let mut console = FakeConsole::new(request.pty.is_some(), &["rescued"]);
+        let mut session = attachment.start(&request, &mut console).await.unwrap();
+        if request.pty.is_some() {
+            session.stdin.write(Bytes::from_static(b"touch /root/x; echo ma''de\n")).await.unwrap();
+            read_until(&mut session, "made").await;
+        }
+        bench.engine.remove_image(&image);
+        let is_gone = bench.containers().is_empty();
+        // A program that was killed takes nothing.
+        let _ = session.stdin.write(Bytes::from_static(b"touch /root/y; exit\n")).await;
+        let outcome = drain(&mut session).await;
+        let finished = attachment.finish(&request, &outcome.end(), &mut console).await;
+        if is_gone {
+            // Podman removes the containers of an image together with it.
+            let error = finished.unwrap_err().to_string();
+            expect_one_line(&error);
+            assert!(error.contains("container of image pc is gone"), "{error} {}", console.text());
+            assert!(!console.text().contains('?'), "{}", console.text());
+        } else {
+            assert!(finished.is_ok(), "{finished:?} {}", console.text());
+            let saved = if request.pty.is_some() { "rescued" } else { "pc" };
+            for (path, content) in [("/root/y", ""), ("/etc/motd", "hello\n")] {
+                assert_eq!(bench.file(saved, path).as_deref(), Some(content), "{path}");
+            }
+        }
+        attachment.close().await;
+        assert!(bench.containers().is_empty());
+        // It is an image that nobody has by now.
+        if bench.file("pc", "/etc/motd").is_none() {
+            let mut console = FakeConsole::new(true, &[]);
+            let again = bench.attach("pc").start(&shell(), &mut console).await.err().unwrap();
+            assert!(again.to_string().contains("no image named pc"), "{again}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn layers_without_anything_in_them_are_images_like_others_or_are_refused() {
+    let bench = Bench::new();
+    let empty_archive = [0; 1024];
+    let cases: [(&str, &[&[u8]]); 3] = [
+        ("archive", &[&empty_archive]),
+        ("nothing", &[&[]]),
+        ("both", &[&empty_archive, &[], &empty_archive]),
+    ];
+    for (name, layers) in cases {
+        bench.image(name, Kind::Limited);
+        if let Err(said) = bench.add_layers(name, layers) {
+            // Some engines want an archive to have an end; what there was stays as it is.
+            assert_ne!(name, "archive", "{said}");
+        }
+        let attachment = bench.attach(name);
+        let (_, console, finished) =
+            run(&attachment, &command("cat /etc/motd; touch /root/x"), "", &[]).await;
+        assert_eq!(finished, Ok(()), "{name}: {}", console.text());
+        assert_eq!(bench.file(name, "/root/x").as_deref(), Some(""), "{name}");
+        assert_eq!(bench.file(name, "/etc/motd").as_deref(), Some("hello\n"), "{name}");
+        attachment.close().await;
+    }
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn a_layer_that_is_no_archive_is_refused_by_the_engine_and_harms_nothing() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let id = bench.engine.image_id(&format!("{}/pc:latest", bench.account));
+    let garbage = [b'x'; 2000];
+    let loaded = bench.add_layers("pc", &[&garbage]);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(false, &[]);
+    match loaded {
+        Err(_) => assert_eq!(bench.engine.image_id(&format!("{}/pc:latest", bench.account)), id),
+        // The embedded engine's store was given it behind the back of what checks archives.
+        Ok(()) => {
+            let error = attachment.start(&command("true"), &mut console).await.err().unwrap();
+            expect_one_line(&error);
+        }
+    }
+    attachment.close().await;
+    bench.image("other", Kind::Limited);
+    let attachment = bench.attach("other");
+    let (outcome, ..) = run(&attachment, &command("echo here"), "", &[]).await;
+    assert_eq!(outcome.stdout, b"here\n");
+    attachment.close().await;
+    assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn a_root_directory_that_nobody_may_write_to_stays_so() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::SealedRoot);
+    let attachment = bench.attach("pc");
+    // The container's root may all the same.
+    let line = "stat -c %a / && touch /x && mkdir /d && touch /d/y";
+    let (outcome, console, finished) = run(&attachment, &command(line), "", &[]).await;
+    assert_eq!((&outcome.exit, finished), (&OK, Ok(())), "{}", console.text());
+    // Docker makes it writable in every container.
+    let mode = outcome.text();
+    assert!(mode == "555\n" || mode == "755\n", "{mode}");
+    attachment.close().await;
+    assert_eq!(bench.file("pc", "/d/y").as_deref(), Some(""));
+    let attachment = bench.attach("pc");
+    let (outcome, ..) = run(&attachment, &command("stat -c %a /"), "", &[]).await;
+    assert_eq!(outcome.text(), mode);
+    // Nobody in a container can make it read-only, which would keep a save from its files.
+    let seal = "mount -o remount,ro / || mount --bind -o ro /etc /etc";
+    let (outcome, ..) = run(&attachment, &command(seal), "", &[]).await;
+    assert_ne!(outcome.exit, OK);
+    attachment.close().await;
+    assert!(bench.containers().is_empty());
+}
+
 /// One line for people, of a length that they read.
 #[track_caller]
 fn expect_one_line(error: &impl ToString) {
