@@ -178,17 +178,14 @@ fn cancel_on_signal(
 }
 
 async fn check(path: PathBuf) -> anyhow::Result<ExitCode> {
-    let (config, warnings) = match Config::load(&path) {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return Ok(ExitCode::FAILURE);
-        }
-    };
-    for warning in warnings {
+    let draft = Config::draft(&path);
+    for error in &draft.errors {
+        eprintln!("{error}");
+    }
+    for warning in &draft.warnings {
         println!("warning: {warning}");
     }
-    let findings = waltgate::check::run(&config).await;
+    let findings = waltgate::check::run(&draft).await;
     for line in &findings.fine {
         println!("ok: {line}");
     }
@@ -198,7 +195,8 @@ async fn check(path: PathBuf) -> anyhow::Result<ExitCode> {
     for line in &findings.problems {
         eprintln!("problem: {line}");
     }
-    Ok(if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let all_is_fine = draft.errors.is_empty() && findings.problems.is_empty();
+    Ok(if all_is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn accept_host_key(

@@ -225,7 +225,9 @@ fn a_gateway_that_is_stopped_at_the_question_says_where_the_changes_are() {
     terminal.send("exit\r");
     terminal.expect("Enter a new image name");
     assert_eq!(gateway.stop(), Some(0));
+    terminal.expect("(ctrl-C: abort): \r\nImage ");
     terminal.expect("The changes are kept for 24 h");
+    terminal.expect(&format!("log in to {} again", image.user()));
     terminal.expect("the gateway is shutting down");
     assert_eq!(terminal.wait(), Some(75));
 

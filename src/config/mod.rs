@@ -20,7 +20,7 @@ use ipnetwork::IpNetwork;
 
 use crate::names::{AccountName, ImageLabel, Login, NodeName};
 
-pub use file::{ConfigErrors, Warning};
+pub use file::{ConfigErrors, Draft, Warning};
 pub use reader::Problem;
 
 /// What is read when no other file is named.

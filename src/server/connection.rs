@@ -15,7 +15,7 @@ use super::Server;
 use super::arrival::ClientSide;
 use super::refusal::Refusal;
 use crate::auth::Identity;
-use crate::backend::{Attachment, Caller};
+use crate::backend::{Attachment, Caller, Listen, StreamTarget};
 use crate::relay::spool::{Patience, SpoolLimits};
 use crate::target::{Target, Username, UsernameError};
 
@@ -139,9 +139,22 @@ impl Connection {
         self.client.get().map(|client| &client.identity)
     }
 
-    /// Whether the credentials forbid forwards of any kind.
-    pub(super) fn port_forwarding_prohibited(&self) -> bool {
-        self.identity().is_none_or(|identity| identity.restrictions.no_port_forwarding)
+    /// Whether the credentials let the client open a connection to `to`.
+    pub(super) fn may_open(&self, to: &StreamTarget) -> bool {
+        self.identity().is_some_and(|identity| match to {
+            StreamTarget::Tcp { host, port } => identity.restrictions.permit_open_tcp(host, *port),
+            StreamTarget::Unix { .. } => identity.restrictions.permit_open_unix(),
+        })
+    }
+
+    /// Whether the credentials let the client have the target listen.
+    pub(super) fn may_listen(&self, on: &Listen) -> bool {
+        self.identity().is_some_and(|identity| match on {
+            Listen::Tcp { address, port } => {
+                identity.restrictions.permit_listen_tcp(address, *port)
+            }
+            Listen::Unix { .. } => identity.restrictions.permit_listen_unix(),
+        })
     }
 
     /// Whether programs run at the target, which could use an agent or a display of the client's.

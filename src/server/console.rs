@@ -142,6 +142,10 @@ impl Console for ChannelConsole<'_> {
         self.end_status().await;
         self.print(visible(prompt)).await;
         let answer = self.edit_line().await;
+        if answer == Answer::Gone {
+            // The client may still be there to read why.
+            self.print("\r\n").await;
+        }
         // A ctrl-C that answered this question must not interrupt what comes next.
         self.keys.forget();
         answer

@@ -85,7 +85,8 @@ pub(super) async fn relay(
 /// Asks the target to listen; the port it chose. russh wants the answer in its callback, so the
 /// connection's other channels wait for the target, within its deadlines.
 pub(super) async fn listen(connection: &Arc<Connection>, on: &Listen) -> Option<u32> {
-    if connection.port_forwarding_prohibited() {
+    if !connection.may_listen(on) {
+        info!(parent: &connection.span, ?on, "remote forward refused: the credentials forbid it");
         return None;
     }
     let listening = match connection.attach() {

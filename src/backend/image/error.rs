@@ -110,6 +110,14 @@ pub enum ImageError {
         /// What is known about it.
         reason: String,
     },
+    /// Somebody removed a container while it was used.
+    #[error(
+        "the container of image {image} is gone, and with it all that was changed: somebody removed it, maybe with its image"
+    )]
+    ContainerRemoved {
+        /// Of which image.
+        image: String,
+    },
     /// The engine could not make the new image.
     #[error("image {image} was not saved: {source}")]
     CommitFailed {
