@@ -65,6 +65,9 @@ enum Command {
         /// The container's directory.
         directory: PathBuf,
     },
+    /// Run this machine's rsync on one directory alone; the gateway runs this.
+    #[command(hide = true)]
+    ConfinedRsync(waltgate::rsync::confinement::Arguments),
     /// Read a password and print its argon2id hash, for [accounts.NAME] password.
     HashPassword,
 }
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         }
         Command::Image { command, config } => run(image(config.path, command)),
         Command::ContainerSupervisor { directory } => container_supervisor(&directory),
+        Command::ConfinedRsync(arguments) => confined_rsync(&arguments),
         Command::HashPassword => hash_password(),
     };
     match done {
@@ -233,6 +237,11 @@ fn container_supervisor(directory: &Path) -> anyhow::Result<ExitCode> {
     waltgate::backend::image::engine::embedded::supervisor::run(directory)
         .context("the supervisor of a container")?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn confined_rsync(arguments: &waltgate::rsync::confinement::Arguments) -> anyhow::Result<ExitCode> {
+    let code = waltgate::rsync::confinement::run(arguments).context("the process for rsync")?;
+    Ok(ExitCode::from(code))
 }
 
 fn hash_password() -> anyhow::Result<ExitCode> {

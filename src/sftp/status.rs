@@ -30,6 +30,11 @@ impl Refusal {
         Self::failure("no such handle")
     }
 
+    /// There is no such file, for a reason.
+    pub(super) fn missing(reason: String) -> Self {
+        Self { code: Self::NO_SUCH_FILE, message: reason, errno: None }
+    }
+
     /// Whether a path leads to another file system.
     pub(super) fn crosses(&self) -> bool {
         self.errno == Some(Errno::XDEV)
