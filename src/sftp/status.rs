@@ -51,7 +51,11 @@ impl Refusal {
     }
 
     pub(super) fn unsupported() -> Self {
-        let message = "operation not supported".to_owned();
+        Self::lacking("operation not supported".to_owned())
+    }
+
+    /// It is not supported, by what.
+    pub(super) fn lacking(message: String) -> Self {
         Self { code: Self::UNSUPPORTED, message, errno: None }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use libcontainer::syscall::syscall::create_syscall;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit, umask};
@@ -34,6 +35,8 @@ pub(super) fn give_up(owner: Option<Owner>) -> io::Result<()> {
     let kept = if owner.is_some() { OF_FILES } else { OF_ROOT };
     // As sshd's sessions have it; the gateway's own may let nobody else read.
     umask(Mode::from_raw_mode(0o022));
+    // What the gateway itself was started with may be open in all that it starts.
+    create_syscall().close_range(0).map_err(io::Error::other)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_no_new_privs(true)?;
     restrict_bounding_set(kept).map_err(failed("cannot give up capabilities"))?;
