@@ -176,6 +176,10 @@ impl Command {
             Some(value) => (value.to_owned(), None),
             None => next().map(|next| (next.clone(), Some(next)))?,
         };
+        // What is an option is no value, whoever reads it.
+        if next.as_ref().is_some_and(|next| next.starts_with(b"-") && next != b"-") {
+            return None;
+        }
         match takes {
             Takes::List if value == b"-" => {}
             Takes::Path | Takes::List => self.named.push(value),
@@ -251,6 +255,8 @@ fn without_dots(directory: &[u8], relative: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn is_of_persist(line: &str) -> Option<bool> {
@@ -323,6 +329,47 @@ mod tests {
             "rsync",
         ] {
             assert_eq!(is_of_persist(line), None, "{line}");
+        }
+    }
+
+    fn word() -> impl Strategy<Value = String> {
+        let known = prop::sample::select(vec![
+            "rsync",
+            "--server",
+            "--sender",
+            ".",
+            "-re.iLsfx",
+            "-e",
+            "--temp-dir",
+            "--files-from",
+            "--delete",
+            "--daemon",
+            "--link-dest=../x",
+            "/persist/x",
+            "/persist/../etc",
+            "/etc",
+            "..",
+            "'/persist/a b'",
+            "--partial-dir=/tmp",
+            "--",
+            "-",
+        ]);
+        prop_oneof![9 => known.prop_map(str::to_owned), 1 => "[ -~]{0,8}"]
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_of_persist_has_no_path_elsewhere(words in prop::collection::vec(word(), 0..9)) {
+            let line = format!("rsync --server {}", words.join(" "));
+            if is_of_persist(&line) == Some(true) {
+                let mut split = shell_words::split(line.as_bytes()).unwrap().into_iter();
+                let is_elsewhere = |word: Vec<Char>| {
+                    let path = plain(&word);
+                    path.starts_with(b"/") && !is_within(&path, b"persist")
+                };
+                prop_assert!(!split.clone().any(is_elsewhere), "{}", line);
+                prop_assert!(!split.any(|word| plain(&word) == b"--daemon"), "{}", line);
+            }
         }
     }
 }

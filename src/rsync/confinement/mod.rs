@@ -47,7 +47,7 @@ pub struct Arguments {
     /// UID:GID that all files are made as.
     #[arg(long, value_parser = owner)]
     owner: Option<Owner>,
-    /// The namespaces are made already, with this many names in the program's file.
+    /// The namespaces are made already; how the program is started in them.
     #[arg(long)]
     inner: Option<program::Start>,
     /// What rsync is told.
@@ -171,5 +171,8 @@ fn enter(
     let mut rsync = program.command();
     rsync.args(&arguments.arguments).env_clear();
     (&*socket).write_all(&READY)?;
-    Err(rsync.exec())
+    let error = rsync.exec();
+    // Nobody listens to the socket any more.
+    eprintln!("waltgate: cannot run rsync: {error}");
+    Err(error)
 }

@@ -341,6 +341,7 @@ async fn what_the_far_side_has_no_extension_for_is_done_without_or_refused() {
         let found = if kind == 104 { Ok(reader.string().unwrap()) } else { Err(first) };
         assert_eq!(found, leads_to, "{path}");
     }
+    assert_eq!(client.close(&handle).await, OK);
     assert!(!kinds.lock().unwrap().contains(&200));
     assert_eq!(client.finish().await, 0);
 }
