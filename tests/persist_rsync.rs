@@ -452,12 +452,18 @@ fn a_client_that_vanishes_leaves_no_process_that_waits_for_a_pipe() {
 }
 
 #[test]
-fn a_gateway_that_is_killed_leaves_no_process() {
-    let (_testbed, _node, gateway, _disk) = bed(false);
-    let rsync = Shut::in_persist(&gateway);
-    gateway.kill();
-    rsync.expect_gone();
-    drop(rsync.client.finish());
+fn a_gateway_that_ends_leaves_no_process() {
+    for kill in [true, false] {
+        let (_testbed, _node, gateway, _disk) = bed(false);
+        let rsync = Shut::in_persist(&gateway);
+        if kill {
+            gateway.kill();
+        } else {
+            assert_eq!(gateway.stop(), Some(0));
+        }
+        rsync.expect_gone();
+        drop(rsync.client.finish());
+    }
 }
 
 #[test]
