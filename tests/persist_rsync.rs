@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::XattrFlags;
+use support::client::Running;
 use support::gateway::{WALTGATE, waltgate};
 use support::process::{bound_command, run_tool};
 use support::{Gateway, GatewaySetup, Node, Testbed, eventually};
@@ -319,7 +320,7 @@ fn devices_are_neither_made_nor_opened() {
 
 /// An rsync that waits for its client.
 struct Shut {
-    client: support::client::Running,
+    client: Running,
     /// The outer process and the one that rsync is.
     processes: [u32; 2],
 }
@@ -330,19 +331,31 @@ impl Shut {
         let client = gateway.ssh("rpi1").command(command).start();
         // Its greeting: the version of its protocol.
         client.expect_stdout("\0\0\0");
-        let outer = children(gateway.pid());
-        let [outer] = outer[..] else { panic!("{outer:?}") };
-        let inner = children(outer);
-        let [inner] = inner[..] else { panic!("{inner:?}") };
-        Self { client, processes: [outer, inner] }
+        Self::of(client, gateway)
+    }
+
+    /// The one that serves a client.
+    fn of(client: Running, gateway: &Gateway) -> Self {
+        let mut processes = [0; 2];
+        eventually("rsync runs", || {
+            let of_outer =
+                |outer: u32| children(outer).into_iter().map(move |inner| [outer, inner]);
+            let is_rsync = |[_, inner]: &[u32; 2]| {
+                fs::read(format!("/proc/{inner}/cmdline"))
+                    .is_ok_and(|line| line.starts_with(b"rsync\0"))
+            };
+            let found = children(gateway.pid()).into_iter().flat_map(of_outer).find(is_rsync);
+            found.map(|found| processes = found).is_some()
+        });
+        Self { client, processes }
     }
 
     fn root(&self) -> PathBuf {
-        self.of("root")
+        self.file("root")
     }
 
     /// A file of /proc about rsync.
-    fn of(&self, name: &str) -> PathBuf {
+    fn file(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{name}", self.processes[1]))
     }
 
@@ -359,7 +372,8 @@ impl Shut {
 }
 
 fn children(pid: u32) -> Vec<u32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    // It may have ended meanwhile.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     lists.collect::<String>().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
@@ -368,7 +382,7 @@ fn children(pid: u32) -> Vec<u32> {
 fn rsync_has_only_what_it_needs() {
     let (_testbed, _node, gateway, disk) = bed(false);
     let rsync = Shut::in_persist(&gateway);
-    let status = fs::read_to_string(rsync.of("status")).unwrap();
+    let status = fs::read_to_string(rsync.file("status")).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.trim().to_owned()
@@ -382,7 +396,7 @@ fn rsync_has_only_what_it_needs() {
     for namespace in ["mnt", "pid", "net", "ipc", "uts"] {
         let of = |path: PathBuf| fs::read_link(path.join(namespace)).unwrap();
         let own = of(PathBuf::from("/proc/self/ns"));
-        assert_ne!(of(rsync.of("ns")), own, "{namespace}");
+        assert_ne!(of(rsync.file("ns")), own, "{namespace}");
     }
     let names = |path: &Path| {
         let names = fs::read_dir(path).unwrap().flatten().map(|entry| entry.file_name());
@@ -394,7 +408,7 @@ fn rsync_has_only_what_it_needs() {
     assert_eq!(names(&rsync.root().join("program")), [""; 0]);
     let served = fs::metadata(rsync.root().join("persist")).unwrap();
     assert_eq!(served.ino(), fs::metadata(disk).unwrap().ino());
-    let mounts = fs::read_to_string(rsync.of("mountinfo")).unwrap();
+    let mounts = fs::read_to_string(rsync.file("mountinfo")).unwrap();
     for mount in mounts.lines() {
         let fields: Vec<_> = mount.split(' ').collect();
         let (place, options) = (fields[4], fields[5]);
@@ -405,13 +419,13 @@ fn rsync_has_only_what_it_needs() {
         }
     }
     // Nothing of the gateway's is open in it but its three streams.
-    let open: Vec<_> = fs::read_dir(rsync.of("fd")).unwrap().flatten().collect();
+    let open: Vec<_> = fs::read_dir(rsync.file("fd")).unwrap().flatten().collect();
     let targets: Vec<_> = open.iter().map(|fd| fs::read_link(fd.path()).unwrap()).collect();
     let is_stream = |target: &PathBuf| {
         ["socket:", "pipe:"].iter().any(|kind| target.to_string_lossy().starts_with(kind))
     };
     assert!(targets.len() == 3 && targets.iter().all(is_stream), "{targets:?}");
-    let environment = fs::read(rsync.of("environ")).unwrap();
+    let environment = fs::read(rsync.file("environ")).unwrap();
     assert!(environment.is_empty(), "{}", String::from_utf8_lossy(&environment));
 }
 
@@ -427,19 +441,17 @@ fn a_client_that_vanishes_leaves_no_process() {
 fn a_client_that_vanishes_leaves_no_process_that_waits_for_a_pipe() {
     let (testbed, _node, gateway, disk) = bed(false);
     // A pipe in a directory where rsync looks for rules: it is opened, and nobody writes.
-    run_tool(Command::new("mkfifo").arg(disk.join(".rsync-filter")));
+    let pipe = disk.join(".rsync-filter");
+    run_tool(Command::new("mkfifo").arg(&pipe));
     let to = inside(&testbed.path("back"));
     let client = gateway.rsync("rpi1", &["-aFF", "REMOTE:/persist/", &to]).start();
-    let mut processes = Vec::new();
-    eventually("rsync runs", || {
-        processes = children(gateway.pid());
-        processes.extend(processes.clone().into_iter().flat_map(children));
-        processes.len() == 2
-    });
-    let rsync = Shut { client, processes: [processes[0], processes[1]] };
+    let rsync = Shut::of(client, &gateway);
+    // It can be written to once somebody opened it to read.
+    let mut writer = None;
     eventually("it waits for the pipe", || {
-        fs::read_to_string(rsync.of("wchan")).is_ok_and(|at| at.contains("fifo"))
-            || fs::read_to_string(rsync.of("syscall")).is_ok_and(|call| call.starts_with("257 "))
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+        writer = rustix::fs::open(&pipe, flags, rustix::fs::Mode::empty()).ok();
+        writer.is_some()
     });
     // Without it, ssh waits for the server's end.
     let ssh = children(rsync.client.process.pid());
