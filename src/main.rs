@@ -141,6 +141,7 @@ async fn serve(path: PathBuf) -> anyhow::Result<ExitCode> {
         warn!("{warning}");
     }
     raise_descriptor_limit();
+    heed_quotas();
     let gateway = Gateway::start(config).await?;
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
@@ -155,6 +156,19 @@ fn raise_descriptor_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Quotas hold for what is written to /persist, also by root: capabilities(7), CAP_SYS_RESOURCE. All
+/// threads come from this one; programs that it runs have the capability again.
+fn heed_quotas() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let given_up = capabilities(None).and_then(|mut sets| {
+        sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+        set_capabilities(None, sets)
+    });
+    if let Err(error) = given_up {
+        warn!(%error, "quotas may not hold for files in /persist");
     }
 }
 

@@ -340,6 +340,19 @@ fn a_quota_is_told_in_words_by_sftp_scp_and_rsync() {
 }
 
 #[test]
+fn quotas_hold_for_the_gateway_although_it_is_root() {
+    let (_testbed, _node, gateway, _disk) = one_node_off();
+    let threads = fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap().flatten();
+    for thread in threads {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap();
+        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+        let effective = u64::from_str_radix(effective.trim(), 16).unwrap();
+        // capabilities(7): CAP_SYS_RESOURCE writes beyond quotas; CAP_CHOWN is there as ever.
+        assert_eq!((effective >> 24 & 1, effective & 1), (0, 1), "{status}");
+    }
+}
+
+#[test]
 fn the_end_of_a_file_of_20_gib_is_fetched_and_put() {
     const SIZE: u64 = 20 << 30;
     let (testbed, _node, gateway, disk) = one_node_off();
