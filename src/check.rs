@@ -13,6 +13,7 @@ use crate::backend::node::check_identity;
 use crate::config::{Config, Draft, EngineKind, HostKeyPolicy, NodeOptions};
 use crate::gateway::Parts;
 use crate::inventory::{Freshness, Inventory as _};
+use crate::rsync;
 
 /// How long the WalT server gets to answer.
 const WALT_ANSWER: Duration = Duration::from_secs(15);
@@ -74,6 +75,15 @@ pub async fn run(draft: &Draft) -> Findings {
     if findings.may_try(draft, "[auth] accounts_dir", &["auth"]) {
         check_accounts(config, &mut findings);
     }
+    if has_persist(config) {
+        match rsync::version().await {
+            Ok(line) => findings.fine.push(format!("rsync of /persist: {line}")),
+            Err(error) => {
+                let note = format!("rsync of /persist goes through the nodes: {error}");
+                findings.notes.push(note);
+            }
+        }
+    }
 
     let background = TaskTracker::new();
     let stop = CancellationToken::new();
@@ -123,6 +133,14 @@ fn check_host_key(path: &Path) -> Result<String, String> {
         Ok(_) => Ok(format!("[server] host_keys: {} can be used", path.display())),
         Err(error) => Err(format!("[server] host_keys: {error}")),
     }
+}
+
+/// Whether /persist of some node may be on this machine.
+fn has_persist(config: &Config) -> bool {
+    config.node_defaults.persist_root.is_dir()
+        || config.nodes.values().any(|node| {
+            node.persist.is_some() || (node.mac.is_some() && node.options.persist_root.is_dir())
+        })
 }
 
 fn check_nodes(config: &Config, draft: &Draft, findings: &mut Findings) {

@@ -14,6 +14,7 @@ mod attributes;
 mod error;
 mod extensions;
 mod framing;
+mod glob;
 mod handles;
 mod listing;
 mod real_path;
@@ -27,6 +28,7 @@ mod sockets;
 mod sparse;
 pub mod split;
 mod status;
+mod unmounted;
 mod wire;
 
 #[cfg(test)]
@@ -35,6 +37,8 @@ mod tests;
 pub use self::framing::{Frames, FramingError};
 pub use self::request::{Malformed, Request};
 pub use self::room::Room;
+pub(crate) use self::root::is_within;
 pub use self::root::{Owner, Root};
 pub use self::session::serve;
 pub use self::sockets::{BoundSocket, FoundSocket, PrivateDirectory};
+pub use self::unmounted::unmounted;

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::access::{self, Access, Links, Located};
 use super::accounts::Accounts;
 use super::error::FileError;
-use super::real_path::Place;
+use super::real_path::{Place, names};
 use super::room::{self, Room};
 
 /// As many symbolic links as the kernel follows in one path, path_resolution(7).
@@ -408,6 +408,13 @@ pub(super) fn below<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         behind @ [b'/', ..] => Some(from_here(behind)),
         _ => None,
     }
+}
+
+/// Whether a path is one of the directory `name` of `/` or beneath it, by what is written in it.
+pub(crate) fn is_within(path: &[u8], name: &[u8]) -> bool {
+    path.starts_with(b"/")
+        && !names(path).iter().any(|name| name == b"..")
+        && below(path, name).is_some()
 }
 
 /// The path of the directory, and the last name; slashes behind that are left out.

@@ -56,6 +56,12 @@ impl Tree {
         self.directory.path().join("root").join(name)
     }
 
+    /// Clients of the ways to serve it, and where it is for each: as `/`, and as a directory of a
+    /// node that does not answer.
+    async fn views(&self) -> [(Client, &'static str); 2] {
+        [(Client::greeted(self).await, ""), (Client::greets(self.alone()).await, "/persist")]
+    }
+
     fn outside(&self) -> PathBuf {
         self.directory.path().join("outside")
     }

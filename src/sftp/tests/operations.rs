@@ -259,16 +259,19 @@ async fn times_that_the_protocol_cannot_say_are_the_nearest_that_it_can() {
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
         let flags = rustix::fs::AtFlags::empty();
         rustix::fs::utimensat(rustix::fs::CWD, tree.path(name), &times, flags).unwrap();
-        let mut client = Client::greeted(&tree).await;
-        let path = format!("/{name}");
-        let (kind, answer) = client.ask(17, |request| request.string(path.as_bytes())).await;
-        assert_eq!(kind, 105);
-        assert_eq!(answer[answer.len() - 8..], [said.to_be_bytes(), said.to_be_bytes()].concat());
-        let (kind, handle) = client.ask(11, |request| request.string(b"/")).await;
-        assert_eq!(kind, 102);
-        let (kind, _) = client.ask(12, |request| request.string(&handle[4..])).await;
-        assert_eq!(kind, 104);
-        assert_eq!(client.finish().await, 0);
+        for (mut client, top) in tree.views().await {
+            let path = format!("{top}/{name}");
+            let (kind, answer) = client.ask(17, |request| request.string(path.as_bytes())).await;
+            assert_eq!(kind, 105);
+            let times = [said.to_be_bytes(), said.to_be_bytes()].concat();
+            assert_eq!(answer[answer.len() - 8..], times);
+            let top = format!("{top}/");
+            let (kind, handle) = client.ask(11, |request| request.string(top.as_bytes())).await;
+            assert_eq!(kind, 102);
+            let (kind, _) = client.ask(12, |request| request.string(&handle[4..])).await;
+            assert_eq!(kind, 104);
+            assert_eq!(client.finish().await, 0);
+        }
     }
 }
 
