@@ -18,7 +18,7 @@ use waltgate::backend::image::{ImageBackend, ImageError};
 use waltgate::backend::{
     BackendError, ExitStatus, Program, SessionEnd, SessionRequest, WindowSize,
 };
-use waltgate::config::OnCommandSuccess;
+use waltgate::config::{ContainerNetwork, OnCommandSuccess};
 
 const OK: Option<ExitStatus> = Some(ExitStatus::Code(0));
 
@@ -199,6 +199,38 @@ async fn subsystems_other_than_sftp_are_refused_in_words() {
     let error = start_error(&attachment, &request).await;
     assert_eq!(error.to_string(), "images have no subsystem netconf; sftp is the only one");
     assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn containers_share_a_network_where_that_is_the_hosts_only() {
+    // The engine's host may be elsewhere, so two containers are asked.
+    for (network, is_shared) in
+        [(ContainerNetwork::Loopback, false), (ContainerNetwork::Host, true)]
+    {
+        let bench = Bench::with(|defaults| defaults.network = network);
+        bench.image("pc", Kind::Limited);
+        let ask = "readlink /proc/self/ns/net; readlink /proc/self/ns/uts; hostname; echo";
+        let (first, second) = (bench.attach("pc"), bench.attach("pc"));
+        let mut console = FakeConsole::new(false, &[]);
+        // It stays, so that its numbers are not given away again.
+        let staying = command(&format!("{ask}; cat"));
+        let mut session = first.start(&staying, &mut console).await.unwrap();
+        let first_says = read_until(&mut session, "\n\n").await;
+        let (outcome, ..) = run(&second, &command(ask), "", &[]).await;
+        let second_says = outcome.text();
+        let [one, other] = [&first_says, &second_says].map(|said| {
+            let lines: Vec<_> = said.split_whitespace().collect();
+            <[&str; 3]>::try_from(lines).unwrap()
+        });
+        assert_eq!(one[0] == other[0], is_shared, "{one:?} {other:?}");
+        assert_ne!(one[1], other[1], "each has a host name of its own");
+        assert_eq!(one[2], "image-shell");
+        session.stdin.eof().await.unwrap();
+        let outcome = drain(&mut session).await;
+        first.finish(&staying, &outcome.end(), &mut console).await.unwrap();
+        first.close().await;
+        second.close().await;
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test crate uses the parts it needs")]
 
-mod embedded;
+pub(crate) mod embedded;
 pub(crate) mod failing;
 pub(crate) mod misbehaving;
 pub(crate) mod selection;
@@ -31,7 +31,7 @@ use waltgate::backend::{
     Console, ExitStatus, Interrupt, OutputEvent, Program, PtyRequest, SessionEnd, SessionRequest,
     WindowSize,
 };
-use waltgate::config::{Engine, EngineKind, ImageDefaults, OnCommandSuccess};
+use waltgate::config::{ContainerNetwork, Engine, EngineKind, ImageDefaults, OnCommandSuccess};
 use waltgate::names::AccountName;
 use waltgate::target::ImageName;
 
@@ -311,7 +311,7 @@ pub(crate) fn defaults() -> ImageDefaults {
         pids: None,
         cpus: None,
         disk: None,
-        network: false,
+        network: ContainerNetwork::Loopback,
         keep_unsaved: Duration::ZERO,
         on_command_success: OnCommandSuccess::Save,
     }

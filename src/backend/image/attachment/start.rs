@@ -15,7 +15,7 @@ use crate::backend::image::lent::{self, lend};
 use crate::backend::image::naming::{SaveTarget, shown_to};
 use crate::backend::image::{ResolvedImage, containers, files, session};
 use crate::backend::{BackendSession, SessionRequest};
-use crate::config::ImageDefaults;
+use crate::config::{ContainerNetwork, ImageDefaults};
 
 /// How long a session waits for the save of its account's last one.
 const OWN_SAVE: Duration = Duration::from_secs(60);
@@ -38,7 +38,9 @@ pub(super) struct NewContainer {
 /// Whether the configuration counts on what the engine cannot do.
 fn is_missed(lack: &Lack, defaults: &ImageDefaults) -> bool {
     match lack {
-        Lack::Network { .. } => defaults.network,
+        Lack::Network { .. } => defaults.network == ContainerNetwork::Own,
+        // It is for who runs the gateway to know.
+        Lack::Filter => false,
         Lack::Limits { limits, .. } => limits.iter().any(|limit| match limit {
             Limit::Memory => defaults.memory.is_some(),
             Limit::Processes => defaults.pids.is_some(),
@@ -172,7 +174,11 @@ impl Inner {
             inspection.shell.ok_or_else(|| ImageError::NoShell { image: base.shown.clone() })?;
         let mode = match (request, inspection.boots_an_os) {
             (Some(request), true) if request.is_interactive() => Mode::Os,
-            (Some(request), false) if request.is_interactive() => Mode::ShellIsFirst,
+            (Some(request), false)
+                if request.is_interactive() && is_display_certain(request, &shared.defaults) =>
+            {
+                Mode::ShellIsFirst
+            }
             _ => Mode::Kept,
         };
         let (argv, env) = match request {
@@ -318,4 +324,10 @@ impl Inner {
             self.conclude_unattended(&container).await;
         }
     }
+}
+
+/// Whether it is known before the container runs which display its programs will have. Displays
+/// are ports, and those of the host's network others have too.
+fn is_display_certain(request: &SessionRequest, defaults: &ImageDefaults) -> bool {
+    request.x11.is_none() || defaults.network != ContainerNetwork::Host
 }

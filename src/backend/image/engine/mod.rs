@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 
 use crate::backend::WindowSize;
+use crate::config::ContainerNetwork;
 
 /// Who answers, as told by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,12 @@ pub enum Lack {
         /// The Debian package.
         package: &'static str,
     },
+    /// Programs in containers may make any system call.
+    #[error(
+        "programs in containers may make any system call: this waltgate was built without its \
+         feature seccomp"
+    )]
+    Filter,
     /// What a container may use is not limited, whatever the configuration says.
     #[error("containers have no limits of {}: {reason}", in_a_row(limits))]
     Limits {
@@ -165,8 +172,8 @@ pub struct ContainerSpec {
     pub pids: Option<u64>,
     /// Thousandths of a processor.
     pub cpus: Option<u32>,
-    /// Whether it has a network besides loopback.
-    pub network: bool,
+    /// Its network.
+    pub network: ContainerNetwork,
     /// Files of the host, mounted read-only: source, path inside.
     pub read_only_binds: Vec<(PathBuf, String)>,
     /// Process 1 is an init: it gets what systemd needs.

@@ -40,6 +40,9 @@ impl Engine for EmbeddedEngine {
         if !supervisor::has_network() {
             lacks.push(Lack::Network { package: supervisor::NETWORK_PACKAGE });
         }
+        if !supervisor::FILTERS_SYSTEM_CALLS {
+            lacks.push(Lack::Filter);
+        }
         lacks.extend(Cgroups::of_this_machine().lack());
         Ok(EngineInfo {
             product: "the embedded engine".to_owned(),

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use super::super::cgroups::Cgroups;
 use super::super::message::Program;
 use super::super::record::Record;
+use super::system_calls;
 use crate::backend::image::engine::{CPU_PERIOD, cpu_quota};
+use crate::config::ContainerNetwork;
 
 /// Docker's default set, without what only makes device files.
 const CAPABILITIES: [&str; 13] = [
@@ -61,7 +63,10 @@ pub(super) fn container(
     etc: &Path,
     cgroups: &Cgroups,
 ) -> Value {
-    let mut namespaces = vec!["pid", "ipc", "uts", "mount", "network"];
+    let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
+    if record.network != ContainerNetwork::Host {
+        namespaces.push("network");
+    }
     if cgroups.are_usable() {
         namespaces.push("cgroup");
     }
@@ -108,6 +113,8 @@ fn process(
     if cgroups.guard_devices() {
         capabilities.push(MAKE_DEVICES);
     }
+    // Not in the bounding set: no program has it.
+    let own: Vec<_> = capabilities.iter().copied().chain(system_calls::CAPABILITY).collect();
     json!({
         "terminal": terminal,
         // Changing an operating system is root's work, whoever the image runs its program as.
@@ -117,8 +124,8 @@ fn process(
         "cwd": working_dir,
         "capabilities": {
             "bounding": capabilities,
-            "effective": capabilities,
-            "permitted": capabilities,
+            "effective": own,
+            "permitted": own,
         },
     })
 }
