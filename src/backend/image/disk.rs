@@ -93,7 +93,8 @@ impl Disk {
                     is_failing = true;
                 }
             }
-            sleep(LONGEST_PAUSE).await;
+            // Programs that could not be ended go on writing.
+            sleep(if self.is_over() { LOOK } else { LONGEST_PAUSE }).await;
         }
     }
 
