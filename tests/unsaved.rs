@@ -158,9 +158,16 @@ fn what_was_changed_in_an_idle_session_is_kept() {
     terminal.send("cat /etc/motto\r");
     terminal.expect("idle");
     terminal.send("exit\r");
-    terminal.expect("Enter");
-    terminal.send("\x03");
-    terminal.wait();
+    terminal.expect("Enter a new image name");
+    terminal.send("half");
+    // Also in a question, which is shown again with what was typed.
+    terminal.expect("waltgate: idle for ");
+    terminal.expect("\r\nEnter a new image name");
+    terminal.expect("half");
+    terminal.expect("waltgate: closed after 12 s without traffic");
+    assert_eq!(terminal.wait(), Some(75));
+    assert_eq!(unsaved(&gateway, "guest"), [id.as_str()]);
+    lobby(&gateway, "guest", &format!("discard {id}")).expect_success();
     expect_no_container(&image);
 }
 

@@ -81,7 +81,7 @@ impl Notices {
     }
 
     /// The next one. Dropping the future loses nothing.
-    async fn next(&mut self) -> String {
+    pub async fn next(&mut self) -> String {
         while let Some(source) = &mut self.0 {
             match source.recv().await {
                 Ok(line) => return line,

@@ -16,7 +16,7 @@ use super::connection::{Connection, CountedChannel};
 use super::screen::Screen;
 use crate::backend::{ExitStatus, Gone, Program, PtyRequest, WindowSize, X11Request, visible};
 use crate::relay::spool::{Consumer, Piece, Producer, Stream, spool};
-use crate::relay::{ClientOutput, ControlRequests, InputEof};
+use crate::relay::{ClientOutput, ControlRequests, InputEof, Notices};
 
 /// `SSH_EXTENDED_DATA_STDERR`, RFC 4254 section 5.2.
 const STDERR: u32 = 1;
@@ -150,6 +150,14 @@ impl ChannelOutput {
         self.screen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lines of the gateway's own from now on, for a terminal.
+    pub(super) fn notices(&self) -> Notices {
+        match &*self.screen() {
+            Some(_) => Notices::from(self.connection.notices()),
+            None => Notices::none(),
+        }
+    }
+
     /// Something goes on in the session.
     pub(super) fn touch(&self) {
         self.connection.touch();
@@ -169,6 +177,14 @@ impl ChannelOutput {
             () = self.closed.cancelled() => Err(Gone),
             written = write => Self::or_gone(written),
         }
+    }
+
+    /// Writes on the terminal without calling it traffic.
+    pub(super) async fn show(&self, text: String) -> Result<(), Gone> {
+        if let Some(screen) = &mut *self.screen() {
+            screen.follow(text.as_bytes());
+        }
+        self.send(Stream::Data, text.into()).await
     }
 
     /// Ends a session: exit status, EOF, close, in this order (RFC 4254 section 6.10).

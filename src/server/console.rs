@@ -52,14 +52,22 @@ impl<'a> ChannelConsole<'a> {
         let _ = self.output.write(stream, text.into()).await;
     }
 
-    /// Edits a line until Enter, ctrl-C or the end of the input.
-    async fn edit_line(&mut self) -> Answer {
+    /// Edits a line behind the prompt until Enter, ctrl-C or the end of the input.
+    async fn edit_line(&mut self, prompt: &str) -> Answer {
         let mut editor = LineEditor::default();
+        let mut notices = self.output.notices();
         loop {
             let popped = tokio::select! {
                 biased;
                 () = self.output.gone() => return Answer::Gone,
                 popped = self.input.pop() => popped,
+                line = notices.next() => {
+                    // A client that is gone shows at the next wait.
+                    let _ = self.output.notice(&line).await;
+                    let again = format!("{}{}", visible(prompt), editor.line());
+                    let _ = self.output.show(again).await;
+                    continue;
+                }
             };
             let mut bytes = match popped {
                 Ok(Some(Piece::Bytes(_, bytes))) => bytes,
@@ -141,7 +149,7 @@ impl Console for ChannelConsole<'_> {
     async fn ask(&mut self, prompt: &str) -> Answer {
         self.end_status().await;
         self.print(visible(prompt)).await;
-        let answer = self.edit_line().await;
+        let answer = self.edit_line(prompt).await;
         if answer == Answer::Gone {
             // The client may still be there to read why.
             self.print("\r\n").await;

@@ -32,6 +32,11 @@ enum Escape {
 }
 
 impl LineEditor {
+    /// The line so far.
+    pub(super) fn line(&self) -> &str {
+        &self.line
+    }
+
     /// Takes one byte.
     pub(super) fn take(&mut self, byte: u8) -> Edit {
         if self.in_escape_sequence(byte) {

@@ -16,7 +16,7 @@ use crate::auth::Restrictions;
 use crate::backend::image::ImageError;
 use crate::backend::{BackendError, Console, ExitStatus, Program, SessionEnd, SessionRequest};
 use crate::error_chain::chain;
-use crate::relay::{self, Counters, Notices};
+use crate::relay::{self, Counters};
 
 /// The most `env` requests kept; OpenSSH's sshd has the same bound.
 const MOST_ENV: usize = 128;
@@ -142,10 +142,7 @@ async fn attempt(
     keys.arm(false);
 
     connection.touch();
-    let mut notices = match request.pty {
-        Some(_) => Notices::from(connection.notices()),
-        None => Notices::none(),
-    };
+    let mut notices = output.notices();
     let client = relay::Client { input, control, output: output.as_ref(), notices: &mut notices };
     let end = relay::run(client, session, &connection.output_spool(), counters).await;
 

@@ -283,6 +283,11 @@ impl Containers {
         container.ended = ended;
     }
 
+    /// How many containers there may be, in use or left behind, whoever's; asks the disk only.
+    pub(super) async fn known_at_most(&self) -> Result<usize, ImageError> {
+        Ok(self.ownership.run().await?.claimed()?.len())
+    }
+
     /// How many containers may have been left behind, whoever's; asks the disk only.
     pub(super) async fn left_at_most(&self) -> Result<usize, ImageError> {
         self.ownership.run().await?.unclaimed()

@@ -20,7 +20,9 @@ use crate::sftp::Room;
 
 /// Between two looks at how full the file system is.
 const LOOK: Duration = Duration::from_secs(1);
-/// Files are measured that often at the least.
+/// Files are measured that often at the least: after so many times what it takes, within these bounds.
+const LONG_REST: u32 = 500;
+const LONG_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The same where only the engine can measure.
 const PAUSE_OF_ENGINES: Duration = Duration::from_secs(10);
@@ -93,7 +95,8 @@ impl Disk {
                     is_failing = true;
                 }
             }
-            sleep(LONGEST_PAUSE).await;
+            // Programs that could not be ended go on writing.
+            sleep(if self.is_over() { LOOK } else { LONGEST_PAUSE }).await;
         }
     }
 
@@ -188,32 +191,40 @@ impl Disk {
         if refused.await.is_ok() {
             return sleep(LOOK.max(last.took * SHORT_REST)).await;
         }
+        let (mut before, mut grown) = (last.filled, Some(0));
         loop {
-            let filled = match upper {
+            let now = match upper {
                 Some(upper) => filled(upper.to_owned()).await,
                 None => None,
             };
-            if self.is_due(last, last.at.elapsed(), filled) {
+            // What others remove meanwhile hides nothing but within one look.
+            grown = match (before, now, grown) {
+                (Some(before), Some(now), Some(grown)) => Some(grown + now.saturating_sub(before)),
+                _ => None,
+            };
+            before = now;
+            if self.is_due(last, last.at.elapsed(), grown) {
                 return;
             }
             sleep(LOOK).await;
         }
     }
 
-    /// Whether to measure again, so long after the last time, with so much in the file system.
-    fn is_due(&self, last: &Measured, since: Duration, filled: Option<u64>) -> bool {
+    /// Whether to measure again, so long after the last time, when so much was added to the file
+    /// system; `None`: not known.
+    fn is_due(&self, last: &Measured, since: Duration, grown: Option<u64>) -> bool {
         let end = self.end.get().copied().unwrap_or(self.limit);
-        let (Some(before), Some(now)) = (last.filled, filled) else {
+        let Some(grown) = grown else {
             return since >= PAUSE_OF_ENGINES.max(last.took * REST);
         };
-        let grown = now.saturating_sub(before);
         if grown > end.saturating_sub(last.used) {
             return since >= last.took * SHORT_REST;
         }
         let is_near = last.used >= self.much();
         let room = self.much().saturating_sub(last.used);
         let may_matter = is_near || grown >= room / 4;
-        since >= last.took * REST && (may_matter || since >= LONGEST_PAUSE)
+        let longest = (last.took * LONG_REST).clamp(LONG_PAUSE, LONGEST_PAUSE);
+        since >= last.took * REST && (may_matter || since >= longest)
     }
 }
 
@@ -295,15 +306,18 @@ mod tests {
         let disk = Disk::new(LIMIT);
         let last =
             |used| Measured { at: Instant::now(), took: second(1), used, filled: Some(5000) };
-        let due = |used, since, filled| disk.is_due(&last(used), second(since), Some(filled));
-        assert!(!due(0, 59, 5000), "nothing happens");
-        assert!(due(0, 60, 5000));
-        assert!(due(0, 20, 5200), "a quarter of what is left until the warning");
-        assert!(!due(0, 19, 5200), "a twentieth of the time at most");
-        assert!(due(0, 4, 6001), "it may all be the container's");
-        assert!(!due(0, 3, 6001));
-        assert!(due(900, 20, 4000), "near the limit");
-        assert!(disk.is_due(&Measured { filled: None, ..last(0) }, second(20), None));
-        assert!(!disk.is_due(&Measured { filled: None, ..last(0) }, second(19), None));
+        let due = |used, since, grown| disk.is_due(&last(used), second(since), Some(grown));
+        assert!(!due(0, 59, 0), "nothing happens");
+        assert!(due(0, 60, 0));
+        assert!(due(0, 20, 200), "a quarter of what is left until the warning");
+        assert!(!due(0, 19, 200), "a twentieth of the time at most");
+        assert!(due(0, 4, 1001), "it may all be the container's");
+        assert!(!due(0, 3, 1001));
+        assert!(due(900, 20, 0), "near the limit");
+        assert!(disk.is_due(&last(0), second(20), None));
+        assert!(!disk.is_due(&last(0), second(19), None));
+        let few_files = Measured { took: Duration::from_millis(1), ..last(0) };
+        assert!(disk.is_due(&few_files, second(5), Some(0)));
+        assert!(!disk.is_due(&few_files, second(4), Some(0)));
     }
 }

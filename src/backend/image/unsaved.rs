@@ -64,7 +64,11 @@ impl Shared {
     /// may: each takes space, and nothing but its user's decision may end it before its time.
     pub(super) async fn room_for_one_more(&self, account: &AccountName) -> Result<(), ImageError> {
         let limit = self.max_unsaved;
-        if limit == 0 || self.left_at_most().await? < limit {
+        // Nearly always, and then nobody who takes stock is waited for.
+        if limit == 0 || self.containers.known_at_most().await? < limit {
+            return Ok(());
+        }
+        if self.left_at_most().await? < limit {
             return Ok(());
         }
         if self.take_stock(Some(account)).await?.unsaved.len() < limit {

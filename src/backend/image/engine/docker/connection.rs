@@ -270,3 +270,24 @@ mod tests {
         assert_eq!(short("alice/pc:latest"), "alice/pc:latest");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_an_engine_denies_are_lacks_and_those_it_does_not_mention_are_none() {
+        let told = SystemInfo {
+            memory_limit: Some(false),
+            pids_limit: Some(true),
+            cpu_cfs_quota: Some(false),
+            ..SystemInfo::default()
+        };
+        assert_eq!(
+            lack_of(&told).unwrap().to_string(),
+            "containers have no limits of memory and processor time: the engine says that the \
+             control groups of its host lack them"
+        );
+        assert_eq!(lack_of(&SystemInfo::default()), None);
+    }
+}

@@ -240,3 +240,17 @@ fn kill_in(directory: &Path) -> io::Result<Vec<Pid>> {
     }
     Ok(processes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_control_groups_nothing_is_limited() {
+        assert_eq!(
+            Cgroups(Kind::Absent).lack().unwrap().to_string(),
+            "containers have no limits of memory, processes and processor time: the control groups \
+             cannot be written"
+        );
+    }
+}
