@@ -13,10 +13,15 @@ use serde_json::Value;
 use self::docker::DockerApi;
 use self::embedded::Embedded;
 use super::process::run_tool;
+use super::testbed::MEMORY;
 
 /// What tests do with an engine behind the gateway's back. Everything panics when the engine does
 /// not do it.
 pub(crate) trait Api {
+    /// Whether it is the one inside the gateway.
+    fn is_embedded(&self) -> bool {
+        false
+    }
     /// The gateway's `[engine]` for it, where the gateway keeps its state in this directory.
     fn table(&self, state: &Path) -> String;
     /// Makes an image of an archive of files, with Dockerfile instructions applied.
@@ -66,7 +71,12 @@ impl Engine {
 
     /// The engine inside the gateway.
     pub(crate) fn embedded() -> Self {
-        Self(Box::new(Embedded::new()))
+        Self(Box::new(Embedded::new(&std::env::temp_dir())))
+    }
+
+    /// The same, with its images and containers in memory.
+    pub(crate) fn embedded_in_memory() -> Self {
+        Self(Box::new(Embedded::new(Path::new(MEMORY))))
     }
 
     #[track_caller]
@@ -76,6 +86,11 @@ impl Engine {
 
     pub(crate) fn table(&self, state: &Path) -> String {
         self.0.table(state)
+    }
+
+    /// Whether it is the one inside the gateway.
+    pub(crate) fn is_embedded(&self) -> bool {
+        self.0.is_embedded()
     }
 
     /// Makes an image of an archive of files.

@@ -11,6 +11,9 @@ use tempfile::TempDir;
 use super::process::run_tool;
 use super::{GatewaySetup, Node};
 
+/// A file system in memory, on every Linux machine.
+pub(crate) const MEMORY: &str = "/dev/shm";
+
 /// What the parts of one test share. Declare it first, so that it is dropped last.
 pub(crate) struct Testbed {
     directory: TempDir,
@@ -20,7 +23,16 @@ impl Testbed {
     /// A new directory with the gateway's key for nodes and the host key that all nodes present,
     /// as on a WalT platform.
     pub(crate) fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix("waltgate-test-").tempdir().unwrap();
+        Self::in_directory(&std::env::temp_dir())
+    }
+
+    /// The same in memory, for tests that write much to disk.
+    pub(crate) fn in_memory() -> Self {
+        Self::in_directory(Path::new(MEMORY))
+    }
+
+    fn in_directory(top: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("waltgate-test-").tempdir_in(top).unwrap();
         let testbed = Self { directory };
         testbed.generate_key("identity", "ed25519");
         testbed.generate_key("node_host_key", "ed25519");

@@ -21,8 +21,8 @@ pub(super) struct Embedded {
 }
 
 impl Embedded {
-    pub(super) fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
+    pub(super) fn new(top: &Path) -> Self {
+        let root = tempfile::tempdir_in(top).unwrap();
         let store = Store::open(root.path()).unwrap();
         Self { root, store }
     }
@@ -56,6 +56,10 @@ impl Embedded {
 }
 
 impl Api for Embedded {
+    fn is_embedded(&self) -> bool {
+        true
+    }
+
     fn table(&self, state: &Path) -> String {
         fs::create_dir_all(state).unwrap();
         let link = state.join("engine");
