@@ -569,6 +569,48 @@ fn both_sides_are_mounted_with_sshfs() {
 }
 
 #[test]
+fn a_node_whose_server_lacks_extensions_is_served_without_them() {
+    let testbed = Testbed::new();
+    let mut node = testbed.sshd_off("rpi1");
+    // As OpenSSH's of some years ago: what is denied is not offered.
+    let lacks = "posix-rename,hardlink,fsync,expand-path,copy-data,home-directory";
+    node.configure(&format!("Match all\nForceCommand internal-sftp -P {lacks}\n"));
+    node.start();
+    let gateway = with_disk(&testbed, &node).start();
+    let local = testbed.write("local", "content").display().to_string();
+    let said = gateway
+        .sftp(
+            "rpi1",
+            &format!(
+                "put {local} /tmp/a\n\
+                 rename /tmp/a /tmp/b\n\
+                 put {local} /tmp/a\n\
+                 -rename /tmp/a /tmp/b\n\
+                 -ln /tmp/a /tmp/c\n\
+                 put {local} /persist/a\n\
+                 put {local} /persist/b\n\
+                 rename /persist/a /persist/b\n\
+                 ln /persist/b /persist/c\n\
+                 ls -1 /tmp/a\n\
+                 ls -1 /tmp/b\n\
+                 put {local} in-home\n"
+            ),
+        )
+        .run()
+        .expect_success()
+        .expect_stderr_with(&["rename", "Failure", "Operation unsupported"]);
+    let listed = said.text();
+    assert!(listed.contains("\n/tmp/a") && listed.contains("\n/tmp/b"), "{listed}");
+    let back = testbed.path("back");
+    for path in ["in-home", "~/in-home", "/root/in-home"] {
+        let arguments = [&format!("REMOTE:{path}"), back.to_str().unwrap()];
+        gateway.scp("rpi1", &arguments).run().expect_success();
+        assert_eq!(fs::read_to_string(&back).unwrap(), "content");
+        fs::remove_file(&back).unwrap();
+    }
+}
+
+#[test]
 fn a_dropbear_node_has_the_same_view() {
     let testbed = Testbed::new();
     let node = testbed.dropbear("rpi1");
