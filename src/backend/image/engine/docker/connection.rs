@@ -269,11 +269,6 @@ mod tests {
         assert_eq!(short(&"0a".repeat(32)), "0a0a0a0a0a0a");
         assert_eq!(short("alice/pc:latest"), "alice/pc:latest");
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn limits_that_an_engine_denies_are_lacks_and_those_it_does_not_mention_are_none() {
