@@ -131,7 +131,7 @@ impl Containers {
         let id = self.engine.create(&spec).await?;
         match self.run(&id, new.mode).await {
             Ok((streams, tasks, ended)) => {
-                let container = Container {
+                let mut container = Container {
                     engine: Arc::clone(&self.engine),
                     id,
                     name: spec.name,
@@ -145,10 +145,11 @@ impl Containers {
                     tasks,
                     signalled: AtomicBool::new(false),
                     boot: OnceLock::new(),
+                    starts_services: false,
                     tenure: Arc::new(Mutex::new(Some(Tenure { claim, slot: Some(slot) }))),
                 };
                 if container.mode == Mode::Os {
-                    container.note_boot(&HashSet::new()).await;
+                    container.starts_services = container.note_boot(Some(&HashSet::new())).await;
                 }
                 Ok((container, streams))
             }
@@ -183,8 +184,8 @@ impl Containers {
         container.ended = ended;
         container.signalled = AtomicBool::new(false);
         container.boot = OnceLock::new();
-        if let Some(users_own) = users_own {
-            container.note_boot(&users_own).await;
+        if container.mode == Mode::Os {
+            container.starts_services = container.note_boot(users_own.as_ref()).await;
         }
         Ok((container, streams))
     }
@@ -260,6 +261,7 @@ impl Containers {
             tasks: Vec::new(),
             signalled: AtomicBool::new(true),
             boot: boot::Record::noted(&claim).map_or_else(OnceLock::new, OnceLock::from),
+            starts_services: false,
             tenure: Arc::new(Mutex::new(Some(Tenure { claim, slot: None }))),
         })
     }

@@ -4,6 +4,7 @@ mod archive;
 mod commit;
 mod connection;
 mod diff;
+mod events;
 mod files;
 mod frames;
 mod hijack;
@@ -16,16 +17,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{ChangeType, ContainerInspectResponse};
+use bollard::models::{ChangeType, ContainerInspectResponse, ContainerWaitResponse};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptionsBuilder,
-    KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder,
-    StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, InspectContainerOptionsBuilder, KillContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder,
+    WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
@@ -33,12 +34,12 @@ use tokio::sync::Mutex;
 pub use self::connection::somebody_listens;
 use self::connection::{CALL, Connection, error_of, usual_sockets};
 use self::hijack::Call;
-use super::overlay;
 use super::{
     Change, ChangeKind, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError,
     EngineInfo, ExecSpec, FileStat, HistoryEntry, ImageDetails, Process, ProcessState,
     ProcessStreams, Publication, WrittenFile,
 };
+use super::{merged, overlay};
 use crate::backend::WindowSize;
 
 /// How long a wait for the end of a container runs before it is asked again.
@@ -103,15 +104,24 @@ impl DockerEngine {
         call: Call<'_>,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<Option<T>, EngineError> {
+        self.in_layers(call, move |upper, _| work(upper)).await
+    }
+
+    /// The same, given also the layers of its image, the lowest first.
+    async fn in_layers<T: Send + 'static>(
+        &self,
+        call: Call<'_>,
+        work: impl FnOnce(&Path, &[PathBuf]) -> io::Result<T> + Send + 'static,
+    ) -> Result<Option<T>, EngineError> {
         let described = self
             .call(call.operation, call.object, async |connection| {
                 connection.docker.inspect_container(call.object, None).await
             })
             .await?;
-        let Some(upper) = upper_directory(&described) else {
+        let Some((upper, lower)) = layers(&described) else {
             return Ok(None);
         };
-        let done = tokio::task::spawn_blocking(move || work(&upper)).await;
+        let done = tokio::task::spawn_blocking(move || work(&upper, &lower)).await;
         let done = done.map_err(|error| call.protocol(error))?;
         done.map(Some).map_err(|error| call.protocol(error))
     }
@@ -291,6 +301,12 @@ impl Engine for DockerEngine {
             let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
             let mut answers = std::pin::pin!(docker.wait_container(container, Some(options)));
             match answers.next().await {
+                // Podman says that of a container that was removed, with a code of 0.
+                Some(Ok(ContainerWaitResponse { error: Some(error), .. }))
+                    if error.message.as_deref().is_some_and(|text| !text.is_empty()) =>
+                {
+                    return Err(call.protocol(error.message.unwrap_or_default()));
+                }
                 Some(Ok(answer)) => return Ok(exit_code(answer.status_code)),
                 // How bollard reports any code but 0.
                 Some(Err(Error::DockerContainerWaitError { code, .. })) => {
@@ -306,19 +322,9 @@ impl Engine for DockerEngine {
     }
 
     async fn was_killed(&self, container: &str) -> Result<bool, EngineError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        self.call("asking about container", container, async |connection| {
-            let filters = HashMap::from([("container", vec![container]), ("event", vec!["kill"])]);
-            let options = EventsOptionsBuilder::new()
-                .since("1")
-                // The second that is running: the answer ends with it.
-                .until(&(now + 1).to_string())
-                .filters(&filters)
-                .build();
-            let mut events = std::pin::pin!(connection.docker.events(Some(options)));
-            events.next().await.transpose().map(|event| event.is_some())
-        })
-        .await
+        let connection = self.connection().await?;
+        let told = events::has_past(&connection, container, "kill").await;
+        self.noticed(told).await
     }
 
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), EngineError> {
@@ -379,7 +385,15 @@ impl Engine for DockerEngine {
         if self.connection().await?.podman {
             let own = self.written_by_podman(container, &changes).await?;
             changes.retain(|change| !own.contains(&change.path));
-            return Ok(diff::without_podmans_own(changes));
+            let changes_left = diff::without_podmans_own(&changes);
+            if changes_left.len() < changes.len() {
+                let touched = vec![diff::TOUCHED.to_owned()];
+                let same = self.as_in_image(container, touched).await?;
+                if same.is_some_and(|same| same.is_empty()) {
+                    return Ok(changes);
+                }
+            }
+            return Ok(changes_left);
         }
         // Docker compares sizes and seconds: a file that was replaced by one of the same size
         // within the second in which the image was made is not listed, but it takes space.
@@ -392,6 +406,19 @@ impl Engine for DockerEngine {
     async fn written(&self, container: &str) -> Result<Option<Vec<WrittenFile>>, EngineError> {
         let call = Call { operation: "comparing container", object: container };
         self.in_upper(call, overlay::written).await
+    }
+
+    async fn as_in_image(
+        &self,
+        container: &str,
+        paths: Vec<String>,
+    ) -> Result<Option<Vec<String>>, EngineError> {
+        let call = Call { operation: "comparing container", object: container };
+        self.in_layers(call, move |upper, lower| {
+            let scratch = tempfile::tempdir()?;
+            merged::look(lower, scratch.path(), |tree| overlay::as_in_image(upper, tree, paths))
+        })
+        .await
     }
 
     async fn restore(&self, container: &str, paths: Vec<String>) -> Result<(), EngineError> {
@@ -478,11 +505,14 @@ impl Engine for DockerEngine {
     }
 }
 
-/// Where overlayfs keeps what a container wrote, if the engine uses that and it is within reach.
-fn upper_directory(container: &ContainerInspectResponse) -> Option<PathBuf> {
+/// Where overlayfs keeps what a container wrote, and the layers of its image, the lowest first, if the
+/// engine uses that and it is within reach.
+fn layers(container: &ContainerInspectResponse) -> Option<(PathBuf, Vec<PathBuf>)> {
     let driver = container.graph_driver.as_ref()?;
     let upper = PathBuf::from(driver.data.get("UpperDir")?);
-    (driver.name.starts_with("overlay") && upper.is_dir()).then_some(upper)
+    let lower = driver.data.get("LowerDir").map_or("", String::as_str);
+    let lower = lower.split(':').filter(|layer| !layer.is_empty()).map(PathBuf::from).rev();
+    (driver.name.starts_with("overlay") && upper.is_dir()).then(|| (upper, lower.collect()))
 }
 
 /// Whether an image's programs run as root by its own choice.
