@@ -117,7 +117,7 @@ CONF
     mkdir -p "$tree/bin" "$tree/etc" "$tree/root" "$tree/tmp" "$tree/run" "$tree/proc" "$tree/sys" "$tree/dev"
     dpkg-deb -x "$work"/package/*.deb "$work/files"
     cp "$work/files/bin/busybox" "$tree/bin/busybox"
-    for applet in cat cp ls rm sh uname; do
+    for applet in cat cp ls rm sh stty uname; do
         ln -s busybox "$tree/bin/$applet"
     done
     chmod 1777 "$tree/tmp"
