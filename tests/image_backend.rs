@@ -296,6 +296,66 @@ async fn what_a_boot_wrote_and_its_user_changed_is_saved() {
 }
 
 #[tokio::test]
+async fn what_a_user_does_where_the_system_writes_too_is_a_change() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::BootWrites);
+    for (number, work) in [
+        "chmod 711 /var/log",
+        "mkdir -p /var/lib/systemd/timers; echo mine >/var/lib/systemd/timers/mine",
+        "echo other >/etc/tuned.away",
+        "rm /var/log/wtmp; mkdir /var/log/wtmp",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let attachment = bench.attach("pc");
+        let name = format!("saved-{number}");
+        let work = format!("{work}; exit\n");
+        let (_, console, finished) = run(&attachment, &shell(), &work, &[&name]).await;
+        assert_eq!(finished, Ok(()), "{work}");
+        let text = console.text();
+        assert!(text.ends_with(&format!("New image {name} saved.")), "{work}: {text}");
+    }
+    assert_eq!(bench.file("saved-2", "/etc/tuned").as_deref(), Some("other\n"));
+}
+
+#[tokio::test]
+async fn a_directory_whose_mode_was_changed_is_a_change_whatever_else_is_none_in_it() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let history = "echo history >/root/.ash_history; exit\n";
+    let (_, console, finished) = run(&attachment, &shell(), history, &[]).await;
+    assert_eq!(finished, Ok(()));
+    assert!(console.text().contains("nothing to save"), "{}", console.text());
+
+    for (name, directory) in [("home", "/root"), ("settings", "/etc")] {
+        let attachment = bench.attach("pc");
+        let work = format!("chmod 711 {directory}; {history}");
+        let (_, console, finished) = run(&attachment, &shell(), &work, &[name]).await;
+        assert_eq!(finished, Ok(()), "{directory}: {}", console.text());
+        let saved = format!("New image {name} saved.");
+        assert!(console.text().ends_with(&saved), "{directory}: {}", console.text());
+    }
+}
+
+#[tokio::test]
+async fn a_shell_whose_container_is_removed_is_lost() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &[]);
+    let mut session = attachment.start(&shell(), &mut console).await.unwrap();
+    session.stdin.write(Bytes::from_static(b"echo rea''dy\n")).await.unwrap();
+    read_until(&mut session, "ready").await;
+    bench.engine.remove_container(&bench.containers().remove(0));
+    let outcome = drain(&mut session).await;
+    assert_eq!(outcome.exit, None, "{}", outcome.text());
+    let error = attachment.finish(&shell(), &outcome.end(), &mut console).await.unwrap_err();
+    assert!(error.to_string().contains("pc"), "{error}");
+}
+
+#[tokio::test]
 async fn what_a_boot_wrote_is_known_to_the_next_run_of_the_gateway() {
     let bench = Bench::with(|defaults| defaults.keep_unsaved = PATIENCE);
     bench.image("pc", Kind::BootWrites);

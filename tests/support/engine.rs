@@ -4,9 +4,10 @@ mod docker;
 mod embedded;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -26,6 +27,13 @@ pub(crate) trait Api {
     fn table(&self, state: &Path) -> String;
     /// Makes an image of an archive of files, with Dockerfile instructions applied.
     fn import(&self, archive: &Path, changes: &[&str], reference: &str);
+    /// Makes an image of the files of another, which stays, with this label, for this CPU
+    /// architecture, in Go's words.
+    fn derive(&self, base: &str, label: (&str, &str), architecture: &str, reference: &str);
+    /// The CPU architecture of an image.
+    fn architecture(&self, reference: &str) -> String;
+    /// The paths in the layer that an image has on top of the others, directories too.
+    fn last_layer(&self, reference: &str) -> Vec<String>;
     /// The identifier of an image, `None` when there is none of this name.
     fn image_id(&self, reference: &str) -> Option<String>;
     /// "config" of its OCI image configuration.
@@ -66,6 +74,16 @@ impl Engine {
                 Self(Box::new(podman))
             }
             _ => Self::docker(),
+        }
+    }
+
+    /// The same; the engine inside the gateway is one for all tests of this process, so that a large
+    /// image is loaded once.
+    #[track_caller]
+    pub(crate) fn shared() -> Self {
+        match std::env::var("WALTGATE_TEST_ENGINE").as_deref() {
+            Ok("embedded") => Self(Box::new(Embedded::shared())),
+            _ => Self::connect(),
         }
     }
 
@@ -111,6 +129,18 @@ impl Engine {
 
     pub(crate) fn configuration(&self, reference: &str) -> Value {
         self.0.configuration(reference)
+    }
+
+    pub(crate) fn architecture(&self, reference: &str) -> String {
+        self.0.architecture(reference)
+    }
+
+    /// The paths in the layer that an image has on top of the others, in order.
+    pub(crate) fn last_layer(&self, reference: &str) -> Vec<String> {
+        let mut paths = self.0.last_layer(reference);
+        paths.retain(|path| !path.is_empty());
+        paths.sort();
+        paths
     }
 
     pub(crate) fn history(&self, reference: &str) -> Vec<String> {
@@ -173,6 +203,32 @@ impl Engine {
         let changes = [&["CMD [\"/bin/sh\"]", label.as_str()], changes].concat();
         let reference = format!("{owner}/{name}");
         self.0.import(&archive, &changes, &reference);
+        let id = self.image_id(&reference);
+        Image { engine: self, name, id }
+    }
+}
+
+impl Engine {
+    /// An image of a name of its own, `OWNER/NAME`, with the files of a kind that
+    /// `debian-image.sh` knows, for this CPU architecture. They are loaded once.
+    #[track_caller]
+    pub(crate) fn debian_image(&self, owner: &str, kind: &str, architecture: &str) -> Image<'_> {
+        static LOADING: Mutex<()> = Mutex::new(());
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/debian-image.sh");
+        let base = {
+            let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+            let archive = PathBuf::from(run_tool(Command::new("sh").args([script, kind])));
+            let base = format!("waltgate-tests/{}", archive.file_stem().unwrap().display());
+            if !self.has_image(&base) {
+                self.0.import(&archive, &["LABEL waltgate.test=shared"], &base);
+            }
+            base
+        };
+        let call = CALLS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{kind}-{}-{call}", std::process::id());
+        let reference = format!("{owner}/{name}");
+        self.0.derive(&base, ("waltgate.test", &name), architecture, &reference);
         let id = self.image_id(&reference);
         Image { engine: self, name, id }
     }

@@ -409,14 +409,16 @@ fn fill(root: &Path, kind: Kind) {
         symlink("../bin/busybox", root.join("sbin/init")).unwrap();
         std::fs::create_dir_all(root.join("var/log")).unwrap();
         std::fs::write(root.join("var/log/wtmp"), "").unwrap();
+        std::fs::write(root.join("etc/tuned"), "as it was\n").unwrap();
         std::fs::write(
             root.join("etc/inittab"),
             "::sysinit:/bin/sh -c 'mkdir /etc/boot; echo 1 >/etc/boot/id; echo 2 >>/etc/motd; rm /etc/cpuinfo'\n\
              ::restart:/bin/true\n",
         )
         .unwrap();
-        script(root, "bin/walt-image-shell-start", "exec /sbin/init");
-        let shutdown = "echo off >>/var/log/wtmp; kill -QUIT 1";
+        let start = "mv /etc/tuned /etc/tuned.away; exec /sbin/init";
+        script(root, "bin/walt-image-shell-start", start);
+        let shutdown = "mv /etc/tuned.away /etc/tuned; echo off >>/var/log/wtmp; kill -QUIT 1";
         script(root, "bin/walt-image-shell-shutdown", shutdown);
     }
     if kind == Kind::StartFails {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{interval, timeout};
 
 use super::container::{Container, Mode};
-use super::engine::{EngineError, ExecSpec, OutputChunk, WrittenFile};
+use super::engine::{Change, ChangeKind, EngineError, ExecSpec, OutputChunk, WrittenFile};
 use super::host_process;
 use super::ownership::Claim;
 
@@ -31,17 +31,25 @@ const SYSTEMD: &str = "systemd";
 const BOOTED: [&str; 3] = ["running", "degraded", "maintenance"];
 
 /// Files and directories that systems write when they start, run and halt, whatever is done in
-/// them: when that was, who was logged in, and random numbers for the next boot.
-const OF_A_RUN: [&str; 9] = [
+/// them: when that was, who was logged in, and random numbers for the next boot. A star stands for
+/// any part of a name.
+const OF_A_RUN: [&str; 16] = [
     "/var/log/journal",
+    "/var/log/journal/*",
+    "/var/log/journal/*/*.journal",
+    "/var/log/journal/*/*.journal~",
     "/var/log/wtmp",
     "/var/log/wtmp.db",
     "/var/run/utmp",
     "/var/lib/systemd/random-seed",
     "/var/lib/systemd/timers",
+    "/var/lib/systemd/timers/stamp-*",
     "/var/lib/systemd/timesync",
+    "/var/lib/systemd/timesync/clock",
     "/var/lib/urandom/random-seed",
     "/var/lib/seedrng",
+    "/var/lib/seedrng/seed.credit",
+    "/var/lib/seedrng/seed.no-credit",
 ];
 
 /// What a boot wrote, by path.
@@ -66,24 +74,25 @@ impl Record {
         Self(files.into_iter().map(|file| (file.path.clone(), file)).collect())
     }
 
-    /// Whether it is a directory that the boot made or copied, and that has other attributes now.
-    fn is_altered_directory(&self, file: &WrittenFile) -> bool {
-        let was_directory = |then: &WrittenFile| then.is_directory && !is_same(then, file);
-        file.is_directory && self.0.get(&file.path).is_some_and(was_directory)
-    }
-
     /// Whether a file was written by the boot, or by the run of the system, and not by the user.
     fn explains(&self, file: &WrittenFile) -> bool {
-        let is_of_a_run = || {
-            !is_removal(file)
-                && OF_A_RUN.iter().any(|top| {
-                    file.path
-                        .strip_prefix(top)
-                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-                })
-        };
-        self.0.get(&file.path).is_some_and(|then| is_same(then, file)) || is_of_a_run()
+        self.0.get(&file.path).is_some_and(|then| is_same(then, file))
+            || (!is_removal(file)
+                && OF_A_RUN.iter().any(|pattern| is_path_like(&file.path, pattern)))
     }
+}
+
+/// Whether a path is one of a pattern, in which a star stands for any part of a name.
+fn is_path_like(path: &str, pattern: &str) -> bool {
+    let is_name_like = |(name, pattern): (&str, &str)| match pattern.split_once('*') {
+        None => name == pattern,
+        Some((start, end)) => name
+            .strip_prefix(start)
+            .and_then(|rest| rest.strip_suffix(end))
+            .is_some_and(|rest| !rest.is_empty()),
+    };
+    path.split('/').count() == pattern.split('/').count()
+        && path.split('/').zip(pattern.split('/')).all(is_name_like)
 }
 
 /// The times of a directory change with what is in it, which is looked at by itself; those of what
@@ -104,10 +113,13 @@ fn is_removal(file: &WrittenFile) -> bool {
 
 impl Container {
     /// Waits until the operating system has booted, and notes what that wrote; not what its user
-    /// wrote in an earlier session.
-    pub(super) async fn note_boot(&self, users_own: &HashSet<String>) {
+    /// wrote in an earlier session, and nothing if that is not known. Returns whether it is known to
+    /// go on starting services.
+    pub(super) async fn note_boot(&self, users_own: Option<&HashSet<String>>) -> bool {
+        let mut goes_on = false;
         let noted = async {
-            self.booted().await?;
+            goes_on = !self.booted().await?;
+            let Some(users_own) = users_own else { return Ok(()) };
             let Some(mut files) = self.engine.written(&self.id).await? else {
                 return Ok(());
             };
@@ -126,43 +138,78 @@ impl Container {
             // What the boot wrote counts as changed then.
             tracing::warn!(container = self.id, %error, "what a boot wrote is not known");
         }
+        goes_on
     }
 
     /// Paths that were written by the system and not by its user.
     pub(super) async fn written_by_the_boot(&self) -> Result<HashSet<String>, EngineError> {
-        self.written_where(|record, file| record.explains(file))
-            .await
-            .map(Option::unwrap_or_default)
-    }
-
-    /// Whether its user gave a directory other attributes that the engine lists for what the boot
-    /// wrote in it all the same.
-    pub(super) async fn has_altered_directories(&self) -> Result<bool, EngineError> {
-        let altered = self.written_where(Record::is_altered_directory).await?;
-        Ok(altered.is_some_and(|altered| !altered.is_empty()))
+        let known = self.written_by_whom().await?;
+        Ok(known.map(|(of_the_boot, _)| of_the_boot).unwrap_or_default())
     }
 
     /// Paths that its user wrote, or might have; `None` if that cannot be told.
     pub(super) async fn written_by_its_user(&self) -> Result<Option<HashSet<String>>, EngineError> {
-        self.written_where(|record, file| !record.explains(file)).await
+        Ok(self.written_by_whom().await?.map(|(_, users_own)| users_own))
     }
 
-    async fn written_where(
+    /// Paths that were written by the system, and those that its user wrote, or might have.
+    async fn written_by_whom(
         &self,
-        is_wanted: impl Fn(&Record, &WrittenFile) -> bool + Send,
-    ) -> Result<Option<HashSet<String>>, EngineError> {
+    ) -> Result<Option<(HashSet<String>, HashSet<String>)>, EngineError> {
         let Some(record) = self.boot.get().filter(|_| self.mode == Mode::Os) else {
             return Ok(None);
         };
-        let written = self.engine.written(&self.id).await?;
-        Ok(written.map(|files| {
-            let wanted = files.into_iter().filter(|file| is_wanted(record, file));
-            wanted.map(|file| file.path).collect()
-        }))
+        let Some(files) = self.engine.written(&self.id).await? else {
+            return Ok(None);
+        };
+        let (of_the_boot, others): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|file| record.explains(file));
+        let paths = |files: Vec<WrittenFile>| files.into_iter().map(|file| file.path);
+        let mut of_the_boot: HashSet<String> = paths(of_the_boot).collect();
+        let mut others: HashSet<String> = paths(others).collect();
+        // What a start script puts out of the way, the shutdown script puts back.
+        let asked = others.iter().cloned().collect();
+        for path in self.engine.as_in_image(&self.id, asked).await?.unwrap_or_default() {
+            others.remove(&path);
+            of_the_boot.insert(path);
+        }
+        Ok(Some((of_the_boot, others)))
     }
 
-    /// Waits, within bounds, until the operating system has booted.
-    async fn booted(&self) -> Result<(), EngineError> {
+    /// Whether its user gave one of these directories other attributes than it had in the image or
+    /// after the boot. The engine lists them for what else was written in them all the same.
+    pub(super) async fn has_altered(&self, directories: &[Change]) -> Result<bool, EngineError> {
+        if directories.is_empty() {
+            return Ok(false);
+        }
+        let Some(files) = self.engine.written(&self.id).await? else {
+            return Ok(false);
+        };
+        let booted = self.boot.get().filter(|_| self.mode == Mode::Os);
+        let known: BTreeMap<_, _> = files.iter().map(|file| (file.path.as_str(), file)).collect();
+        let mut asked = Vec::new();
+        for directory in directories {
+            // Listed for its attributes only.
+            if directory.path == "/" {
+                return Ok(true);
+            }
+            let Some(now) = known.get(directory.path.as_str()) else { continue };
+            match booted.and_then(|record| record.0.get(&directory.path)) {
+                Some(then) if is_same(then, now) => {}
+                Some(then) if then.is_directory => return Ok(true),
+                // Where a directory is new, so is what the system wrote in it.
+                _ if directory.kind == ChangeKind::Modified => asked.push(directory.path.clone()),
+                _ => {}
+            }
+        }
+        let count = asked.len();
+        let same = self.engine.as_in_image(&self.id, asked).await?;
+        Ok(same.is_some_and(|same| same.len() < count))
+    }
+
+    /// Waits, within bounds, until the operating system has booted. Returns false when it says that it
+    /// has not yet.
+    async fn booted(&self) -> Result<bool, EngineError> {
         let quiet = async {
             let mut looks = interval(LOOK);
             let (mut last, mut same) = (None, 0);
@@ -184,7 +231,7 @@ impl Container {
         };
         match timeout(QUIET_BOOT, quiet).await {
             Ok(Ok(true)) => {}
-            Ok(Ok(false)) | Err(_) => return Ok(()),
+            Ok(Ok(false)) | Err(_) => return Ok(true),
             Ok(Err(error)) => return Err(error),
         }
         let started = async {
@@ -196,10 +243,10 @@ impl Container {
                     break;
                 }
             }
-            Ok(())
+            Ok(true)
         };
         // Services that take longer are not waited for.
-        timeout(BOOT, started).await.unwrap_or(Ok(()))
+        timeout(BOOT, started).await.unwrap_or(Ok(false))
     }
 
     async fn systemd_has_booted(&self) -> Result<bool, EngineError> {

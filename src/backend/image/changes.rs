@@ -23,22 +23,32 @@ const MTAB: &str = "/etc/mtab";
 /// What a shell writes when it ends, whatever was done in it.
 const OF_THE_SHELL: [&str; 3] = ["/root/.bash_history", "/root/.ash_history", "/root/.sh_history"];
 
-/// Whether anything is left of the differences when what was put there by the engine or the
-/// gateway is taken away. `mount_points` are the paths at which something was mounted for this
-/// container; they may have been created for it. `of_the_boot` are paths that the operating system
-/// wrote, and not the user.
-pub(super) fn user_changed_something(
+/// What is left of the differences when what was put there by the engine or the gateway is taken
+/// away.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Something that its user did.
+    Changed,
+    /// Directories that the engine lists for what was taken away in them; perhaps they were
+    /// modified themselves as well.
+    Ways(Vec<Change>),
+}
+
+/// `mount_points` are the paths at which something was mounted for this container; they may have
+/// been created for it. `of_the_boot` are paths that the operating system wrote, and not the user.
+pub(super) fn of_the_user(
     changes: &[Change],
     mount_points: &[&str],
     of_the_boot: &HashSet<String>,
-) -> bool {
+) -> Left {
     let ignored = |path: &str| {
         OF_THE_ENGINE.iter().chain(mount_points).any(|top| is_at_or_below(path, top))
             || path == MTAB
             || OF_THE_SHELL.contains(&path)
             || of_the_boot.contains(path)
     };
-    changes.iter().any(|change| {
+    let mut ways = Vec::new();
+    for change in changes.iter().filter(|change| !ignored(&change.path)) {
         // A directory is listed as modified when anything below it is listed.
         let is_only_the_way_to_ignored = || {
             let mut below = self::below(changes, &change.path).peekable();
@@ -48,8 +58,12 @@ pub(super) fn user_changed_something(
                     ignored(&other.path) || self::below(changes, &other.path).next().is_some()
                 })
         };
-        !ignored(&change.path) && !is_only_the_way_to_ignored()
-    })
+        if !is_only_the_way_to_ignored() {
+            return Left::Changed;
+        }
+        ways.push(change.clone());
+    }
+    Left::Ways(ways)
 }
 
 /// What is listed of the inside of a directory.
@@ -74,7 +88,8 @@ mod tests {
             .iter()
             .map(|(path, kind)| Change { path: (*path).to_owned(), kind: *kind })
             .collect();
-        user_changed_something(&changes, &["/run", "/tmp"], &HashSet::from(["/etc/new".to_owned()]))
+        let of_the_boot = HashSet::from(["/etc/new".to_owned()]);
+        of_the_user(&changes, &["/run", "/tmp"], &of_the_boot) == Left::Changed
     }
 
     #[test]
@@ -108,10 +123,12 @@ mod tests {
         let way = [("/var", Modified), ("/var/log", Modified), ("/var/log/boot", Added)];
         let judged = |own: &str| {
             let changes = way.map(|(path, kind)| Change { path: path.to_owned(), kind });
-            user_changed_something(&changes, &[], &HashSet::from([own.to_owned()]))
+            of_the_user(&changes, &[], &HashSet::from([own.to_owned()]))
         };
-        assert!(!judged("/var/log/boot"));
-        assert!(judged("/var/log/other"));
+        let ways =
+            way[..2].iter().map(|(path, kind)| Change { path: (*path).to_owned(), kind: *kind });
+        assert_eq!(judged("/var/log/boot"), Left::Ways(ways.collect()));
+        assert_eq!(judged("/var/log/other"), Left::Changed);
     }
 
     #[test]

@@ -8,13 +8,14 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use super::boot;
+use super::changes::{self, Left};
 use super::disk::Disk;
 use super::engine::{Engine, EngineError, ExecSpec, ProcessState};
 use super::inspection::{Inspection, OS_SHUTDOWN};
 use super::naming::SaveTarget;
 use super::ownership::Claim;
 use super::slots::AccountSlot;
-use super::{boot, changes};
 use crate::backend::BackendSession;
 use crate::names::AccountName;
 
@@ -100,6 +101,8 @@ pub(super) struct Container {
     pub(super) disk: Option<Arc<Disk>>,
     /// What the boot of its operating system wrote, once that is known.
     pub(super) boot: OnceLock<boot::Record>,
+    /// Its operating system had not started all services when that was no longer waited for.
+    pub(super) starts_services: bool,
     /// Held while it is saved or removed; empty once it is removed or left behind.
     pub(super) tenure: Arc<Mutex<Option<Tenure>>>,
 }
@@ -210,8 +213,10 @@ impl Container {
         };
         let changes = self.engine.diff(&self.id).await?;
         let of_the_boot = self.written_by_the_boot().await?;
-        Ok(changes::user_changed_something(&changes, mount_points, &of_the_boot)
-            || self.has_altered_directories().await?)
+        match changes::of_the_user(&changes, mount_points, &of_the_boot) {
+            Left::Changed => Ok(true),
+            Left::Ways(directories) => self.has_altered(&directories).await,
+        }
     }
 
     /// Ends all programs in it, gently where there is an operating system. What did not go as it

@@ -138,7 +138,7 @@ impl Containers {
         match self.run(&id, new.mode).await {
             Ok((streams, mut tasks, ended)) => {
                 let disk = self.watched_disk(&id, new.defaults, &ended, &mut tasks);
-                let container = Container {
+                let mut container = Container {
                     engine: Arc::clone(&self.engine),
                     id,
                     name: spec.name,
@@ -153,10 +153,11 @@ impl Containers {
                     signalled: AtomicBool::new(false),
                     disk,
                     boot: OnceLock::new(),
+                    starts_services: false,
                     tenure: Arc::new(Mutex::new(Some(Tenure { claim, slot: Some(slot) }))),
                 };
                 if container.mode == Mode::Os {
-                    container.note_boot(&HashSet::new()).await;
+                    container.starts_services = container.note_boot(Some(&HashSet::new())).await;
                 }
                 Ok((container, streams))
             }
@@ -193,8 +194,8 @@ impl Containers {
         container.ended = ended;
         container.signalled = AtomicBool::new(false);
         container.boot = OnceLock::new();
-        if let Some(users_own) = users_own {
-            container.note_boot(&users_own).await;
+        if container.mode == Mode::Os {
+            container.starts_services = container.note_boot(users_own.as_ref()).await;
         }
         Ok((container, streams))
     }
@@ -271,6 +272,7 @@ impl Containers {
             signalled: AtomicBool::new(true),
             disk: None,
             boot: boot::Record::noted(&claim).map_or_else(OnceLock::new, OnceLock::from),
+            starts_services: false,
             tenure: Arc::new(Mutex::new(Some(Tenure { claim, slot: None }))),
         })
     }

@@ -1,9 +1,10 @@
 //! Docker and Podman, through docker's command line.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::process::run_tool;
 use super::Api;
@@ -58,6 +59,49 @@ impl Api for DockerApi {
         let changes = changes.iter().flat_map(|change| ["--change", change]);
         let mut import = self.command(&["import"]);
         run_tool(import.args(changes).arg(archive).arg(reference));
+    }
+
+    fn derive(&self, base: &str, label: (&str, &str), architecture: &str, reference: &str) {
+        let layers = self.docker(&["image", "inspect", "-f", "{{json .RootFS.Layers}}", base]);
+        let layers: Vec<String> = serde_json::from_str(&layers).unwrap();
+        let config = json!({
+            "architecture": architecture,
+            "os": "linux",
+            "config": { "Cmd": ["/bin/sh"], "Labels": { label.0: label.1 } },
+            "rootfs": { "type": "layers", "diff_ids": layers },
+        });
+        let manifest = json!([{
+            "Config": "config.json",
+            "RepoTags": [format!("docker.io/{reference}:latest")],
+            "Layers": vec!["layer.tar"; layers.len()],
+        }]);
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("config.json"), config.to_string()).unwrap();
+        fs::write(place.path().join("manifest.json"), manifest.to_string()).unwrap();
+        // The engine has these layers and does not look.
+        fs::write(place.path().join("layer.tar"), "").unwrap();
+        let archive = place.path().join("image.tar");
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(place.path()).arg("-cf").arg(&archive);
+        run_tool(tar.args(["config.json", "manifest.json", "layer.tar"]));
+        run_tool(self.command(&["load", "-i"]).arg(archive));
+    }
+
+    fn architecture(&self, reference: &str) -> String {
+        self.docker(&["image", "inspect", "-f", "{{.Architecture}}", reference])
+    }
+
+    fn last_layer(&self, reference: &str) -> Vec<String> {
+        let place = tempfile::tempdir().unwrap();
+        let archive = place.path().join("image.tar");
+        run_tool(self.command(&["save", reference, "-o"]).arg(&archive));
+        run_tool(Command::new("tar").arg("-C").arg(place.path()).arg("-xf").arg(&archive));
+        let manifest = fs::read(place.path().join("manifest.json")).unwrap();
+        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        let layer = manifest[0]["Layers"].as_array().unwrap().last().unwrap().as_str().unwrap();
+        let listed = run_tool(Command::new("tar").arg("-tf").arg(place.path().join(layer)));
+        let path = |line: &str| line.trim_start_matches("./").trim_end_matches('/').to_owned();
+        listed.lines().map(path).collect()
     }
 
     fn image_id(&self, reference: &str) -> Option<String> {

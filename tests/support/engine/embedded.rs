@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, Weak};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,15 +15,27 @@ use super::super::eventually;
 use super::super::process::run_tool;
 use super::Api;
 
-/// One for one test.
+/// One for one test, or for all of a process.
 pub(super) struct Embedded {
-    root: tempfile::TempDir,
+    root: Arc<tempfile::TempDir>,
     store: Store,
 }
 
 impl Embedded {
     pub(super) fn new(top: &Path) -> Self {
-        let root = tempfile::tempdir_in(top).unwrap();
+        Self::at(Arc::new(tempfile::tempdir_in(top).unwrap()))
+    }
+
+    /// As there is one Docker.
+    pub(super) fn shared() -> Self {
+        static ROOT: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
+        let mut shared = ROOT.lock().unwrap();
+        let root = shared.upgrade().unwrap_or_else(|| Arc::new(tempfile::tempdir().unwrap()));
+        *shared = Arc::downgrade(&root);
+        Self::at(root)
+    }
+
+    fn at(root: Arc<tempfile::TempDir>) -> Self {
         let store = Store::open(root.path()).unwrap();
         Self { root, store }
     }
@@ -81,6 +94,26 @@ impl Api for Embedded {
         let layers = self.image(&imported).manifest.layers().clone();
         self.store.add_image(document.to_string().as_bytes(), layers, Some(reference)).unwrap();
         self.store.remove(&imported).unwrap();
+    }
+
+    fn derive(&self, base: &str, label: (&str, &str), architecture: &str, reference: &str) {
+        let _hold = self.store.hold().unwrap();
+        let mut document = self.document(base);
+        document["architecture"] = json!(architecture);
+        document["config"] = json!({ "Cmd": ["/bin/sh"], "Labels": { label.0: label.1 } });
+        let layers = self.image(base).manifest.layers().clone();
+        self.store.add_image(document.to_string().as_bytes(), layers, Some(reference)).unwrap();
+    }
+
+    fn architecture(&self, reference: &str) -> String {
+        self.document(reference)["architecture"].as_str().unwrap().to_owned()
+    }
+
+    fn last_layer(&self, reference: &str) -> Vec<String> {
+        let layers = self.store.layer_directories(&self.image(reference)).unwrap();
+        let find = ["-mindepth", "1", "-printf", "%P\\n"];
+        let listed = run_tool(Command::new("find").arg(layers.last().unwrap()).args(find));
+        listed.lines().map(str::to_owned).collect()
     }
 
     fn image_id(&self, reference: &str) -> Option<String> {

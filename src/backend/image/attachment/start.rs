@@ -49,6 +49,12 @@ fn is_missed(lack: &Lack, defaults: &ImageDefaults) -> bool {
     }
 }
 
+/// That the operating system takes longer to start than its user is kept waiting.
+fn note_of_services(container: &Container) -> Option<String> {
+    let note = "Note: services of the OS are still starting; \"systemctl list-jobs\" tells which.";
+    container.starts_services.then(|| note.to_owned())
+}
+
 impl Inner {
     /// Starts a session: in the connection's container, else in the one that is resumed, else in a
     /// new one.
@@ -212,6 +218,7 @@ impl Inner {
         let mut notes: Vec<String> = note.into_iter().collect();
         let missed = host.lacks.iter().filter(|lack| is_missed(lack, &shared.defaults));
         notes.extend(missed.map(|lack| format!("Note: {lack}.")));
+        notes.extend(note_of_services(&container));
         Ok(NewContainer { container: Arc::new(container), streams, notes })
     }
 
@@ -242,7 +249,8 @@ impl Inner {
             mode = ?container.mode,
             "container started again, with its unsaved changes"
         );
-        Ok(self.begin(state, request, session, self.enter(container, interior, Vec::new())))
+        let notes = note_of_services(&container).into_iter().collect();
+        Ok(self.begin(state, request, session, self.enter(container, interior, notes)))
     }
 
     /// A session in a container that has none: process 1 itself if its streams are given, else

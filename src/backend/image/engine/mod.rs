@@ -5,6 +5,7 @@
 
 pub mod docker;
 pub mod embedded;
+mod merged;
 mod overlay;
 pub(super) mod usage;
 
@@ -425,6 +426,17 @@ pub trait Engine: Send + Sync {
     /// What a container has on top of its image. `None` where that is out of reach. Paths that are
     /// no text are left out.
     async fn written(&self, _container: &str) -> Result<Option<Vec<WrittenFile>>, EngineError> {
+        Ok(None)
+    }
+    /// Which of these paths are in a container what they are in its image, although it has something
+    /// of its own there: of the same type, owner, mode and attributes, and unless they are
+    /// directories, with the same content. A file also has the same time. `None` where that is out of
+    /// reach.
+    async fn as_in_image(
+        &self,
+        _container: &str,
+        _paths: Vec<String>,
+    ) -> Result<Option<Vec<String>>, EngineError> {
         Ok(None)
     }
     /// Makes paths of a container at rest what they are in its image, where [`Engine::written`]

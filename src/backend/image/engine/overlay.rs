@@ -3,8 +3,11 @@
 //!
 //! Names in it are the container's: no symbolic link is followed on the way to one.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
@@ -14,6 +17,16 @@ use crate::backend::image::engine::WrittenFile;
 
 /// The largest file that [`content`] reads.
 const CONTENT_BYTES: u64 = 4096;
+/// The largest file whose content is compared.
+const COMPARED_BYTES: u64 = 64 << 20;
+const BLOCK: usize = 64 << 10;
+
+/// Attributes that are overlayfs's own notes, and the one of a directory through which nothing of the
+/// layers below is seen (Documentation/filesystems/overlayfs.rst).
+const OVERLAY: &[u8] = b"trusted.overlay.";
+const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+/// The longest list of names, and the longest value, that Linux has: xattr(7).
+const ATTRIBUTE_BYTES: usize = 64 << 10;
 
 /// Makes the paths what they are in the image: takes out what the container wrote there, also that
 /// something was removed. Directories are taken out if nothing is left in them. Blocks.
@@ -102,6 +115,113 @@ pub(super) fn written(upper: &Path) -> io::Result<Vec<WrittenFile>> {
 /// A part of a second, whose type is another on each architecture.
 fn nanoseconds(part: impl TryInto<i64>) -> i64 {
     part.try_into().unwrap_or_default()
+}
+
+/// Those of the paths at which the upper directory has what the image's tree has there. A larger file
+/// than is worth reading is taken for another one. Blocks.
+pub(super) fn as_in_image(
+    upper: &Path,
+    tree: &Path,
+    paths: Vec<String>,
+) -> io::Result<Vec<String>> {
+    let mut same = Vec::new();
+    for path in paths {
+        let Some((parent, name)) = parent_of(upper, &path)? else { continue };
+        let new = in_directory(&parent, name);
+        let compared = match parent_of(tree, &path)? {
+            Some((parent, name)) => is_same(&new, &in_directory(&parent, name)),
+            None => std::fs::symlink_metadata(&new).map(|file| is_whiteout(&file)),
+        };
+        match compared {
+            Ok(true) => same.push(path),
+            Ok(false) => {}
+            // Its programs may run.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(same)
+}
+
+fn is_same(new: &Path, old: &Path) -> io::Result<bool> {
+    let new_file = std::fs::symlink_metadata(new)?;
+    let old_file = match std::fs::symlink_metadata(old) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(is_whiteout(&new_file)),
+        Err(error) => return Err(error),
+    };
+    // The mode has the type in it.
+    let known = |file: &Metadata| (file.mode(), file.uid(), file.gid(), file.rdev());
+    if known(&new_file) != known(&old_file) || attributes(new)? != attributes(old)? {
+        return Ok(false);
+    }
+    let kind = new_file.file_type();
+    if kind.is_dir() {
+        // One that hides what the image has in it was made anew.
+        return Ok(attribute(new, OPAQUE)?.is_none());
+    }
+    if kind.is_symlink() {
+        return Ok(std::fs::read_link(new)? == std::fs::read_link(old)?);
+    }
+    if !kind.is_file() {
+        return Ok(true);
+    }
+    let state = |file: &Metadata| (file.len(), file.mtime(), file.mtime_nsec());
+    Ok(state(&new_file) == state(&old_file)
+        && new_file.len() <= COMPARED_BYTES
+        && has_same_content(new, old)?)
+}
+
+fn has_same_content(one: &Path, other: &Path) -> io::Result<bool> {
+    let mut one = BufReader::with_capacity(BLOCK, File::open(one)?);
+    let mut other = BufReader::with_capacity(BLOCK, File::open(other)?);
+    loop {
+        let (some, others) = (one.fill_buf()?, other.fill_buf()?);
+        let length = some.len().min(others.len());
+        if some[..length] != others[..length] {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(some.len() == others.len());
+        }
+        one.consume(length);
+        other.consume(length);
+    }
+}
+
+/// overlayfs notes what is gone as a device of no number.
+fn is_whiteout(file: &Metadata) -> bool {
+    file.file_type().is_char_device() && file.rdev() == 0
+}
+
+/// The extended attributes of a file, other than those of overlayfs itself.
+fn attributes(file: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut names = vec![0; ATTRIBUTE_BYTES];
+    let length = match rustix::fs::llistxattr(file, &mut names) {
+        Ok(length) => length,
+        Err(Errno::OPNOTSUPP) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let names = names[..length].split(|byte| *byte == 0);
+    let mut found = BTreeMap::new();
+    for name in names.filter(|name| !name.is_empty() && !name.starts_with(OVERLAY)) {
+        if let Some(value) = attribute(file, name)? {
+            found.insert(name.to_owned(), value);
+        }
+    }
+    Ok(found)
+}
+
+fn attribute(file: &Path, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let mut value = vec![0; ATTRIBUTE_BYTES];
+    match rustix::fs::lgetxattr(file, name, &mut value) {
+        Ok(length) => {
+            value.truncate(length);
+            Ok(Some(value))
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The directory that a path is in, and its name there; `None` if there is no such directory.

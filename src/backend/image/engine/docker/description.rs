@@ -93,9 +93,17 @@ impl Description {
 
     /// Where overlayfs keeps what it wrote, if the engine uses that and it is within reach.
     pub(super) fn upper_directory(&self) -> Option<PathBuf> {
+        self.layers().map(|(upper, _)| upper)
+    }
+
+    /// The same, and the layers of its image, the lowest first.
+    pub(super) fn layers(&self) -> Option<(PathBuf, Vec<PathBuf>)> {
         let driver = self.graph_driver.as_ref()?;
-        let upper = PathBuf::from(driver.data.as_ref()?.get("UpperDir")?);
-        (driver.name.starts_with("overlay") && upper.is_dir()).then_some(upper)
+        let data = driver.data.as_ref()?;
+        let upper = PathBuf::from(data.get("UpperDir")?);
+        let lower = data.get("LowerDir").map_or("", String::as_str);
+        let lower = lower.split(':').filter(|layer| !layer.is_empty()).map(PathBuf::from).rev();
+        (driver.name.starts_with("overlay") && upper.is_dir()).then(|| (upper, lower.collect()))
     }
 }
 

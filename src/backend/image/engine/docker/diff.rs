@@ -4,7 +4,7 @@ use crate::backend::image::engine::{Change, ChangeKind};
 
 /// Where Podman puts files of its own. It leaves these out of the list, but not the directory that
 /// they are in.
-const TOUCHED: &str = "/etc";
+pub(super) const TOUCHED: &str = "/etc";
 
 /// What Podman writes into a container whose image has no such file, when it runs programs as a
 /// user that it was told by number.
@@ -26,7 +26,8 @@ pub(super) fn written_by_podman(
 }
 
 /// Takes a modified `/etc` out when nothing in it is listed.
-pub(super) fn without_podmans_own(mut changes: Vec<Change>) -> Vec<Change> {
+pub(super) fn without_podmans_own(changes: &[Change]) -> Vec<Change> {
+    let mut changes = changes.to_vec();
     let is_below = |change: &Change| {
         change.path.strip_prefix(TOUCHED).is_some_and(|rest| rest.starts_with('/'))
     };
@@ -44,11 +45,11 @@ mod tests {
     fn only_a_directory_in_which_nothing_is_listed_is_taken_out() {
         let change = |path: &str, kind| Change { path: path.to_owned(), kind };
         let etc = change("/etc", ChangeKind::Modified);
-        assert_eq!(without_podmans_own(vec![etc.clone()]), []);
+        assert_eq!(without_podmans_own(&[etc.clone()]), []);
         let file = change("/etc/motd", ChangeKind::Modified);
         let both = vec![etc, file];
-        assert_eq!(without_podmans_own(both.clone()), both);
+        assert_eq!(without_podmans_own(&both), both);
         let deleted = vec![change("/etc", ChangeKind::Deleted)];
-        assert_eq!(without_podmans_own(deleted.clone()), deleted);
+        assert_eq!(without_podmans_own(&deleted), deleted);
     }
 }

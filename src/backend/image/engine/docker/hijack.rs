@@ -102,6 +102,16 @@ pub(super) async fn document(
     path: &str,
     call: Call<'_>,
 ) -> Result<serde_json::Value, EngineError> {
+    let answer = answer(socket, path, call).await?;
+    serde_json::from_slice(&answer).map_err(|_| call.protocol(NOT_AN_ANSWER))
+}
+
+/// Gets an answer that ends by itself.
+pub(super) async fn answer(
+    socket: &Path,
+    path: &str,
+    call: Call<'_>,
+) -> Result<Bytes, EngineError> {
     let request = Request::builder()
         .uri(path)
         .header(HOST, "localhost")
@@ -114,9 +124,21 @@ pub(super) async fn document(
         if !status.is_success() {
             return Err(call.refused(status, &body));
         }
-        serde_json::from_slice(&body).map_err(|_| call.protocol(NOT_AN_ANSWER))
+        Ok(body)
     })
     .await
+}
+
+/// As a value in a query, RFC 3986 section 2.1.
+pub(super) fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
 }
 
 async fn within_deadline<T>(

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::connection::{Connection, NOT_AN_ANSWER};
-use super::hijack::Call;
-use super::{hijack, version_prefix, without_algorithm};
+use super::hijack::{self, Call, encoded};
+use super::{version_prefix, without_algorithm};
 use crate::backend::image::engine::{ContainerSummary, EngineError};
 
 #[derive(Deserialize)]
@@ -48,18 +48,6 @@ pub(super) async fn containers(
         labels: container.labels.unwrap_or_default(),
     };
     Ok(listed.into_iter().map(summary).collect())
-}
-
-/// As a value in a query, RFC 3986 section 2.1.
-fn encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            other => format!("%{other:02X}"),
-        })
-        .collect()
 }
 
 #[cfg(test)]

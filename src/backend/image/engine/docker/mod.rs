@@ -5,6 +5,7 @@ mod commit;
 mod connection;
 mod description;
 mod diff;
+mod events;
 mod files;
 mod frames;
 mod hijack;
@@ -17,16 +18,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::ChangeType;
+use bollard::models::{ChangeType, ContainerWaitResponse};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, EventsOptionsBuilder, KillContainerOptionsBuilder,
-    RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder,
-    WaitContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
+    ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
@@ -35,12 +35,12 @@ pub use self::connection::somebody_listens;
 use self::connection::{CALL, Connection, Found, error_of, usual_sockets};
 use self::description::describe;
 use self::hijack::Call;
-use super::overlay;
 use super::{
     Change, ChangeKind, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError,
     EngineInfo, ExecSpec, FileStat, HistoryEntry, ImageDetails, Process, ProcessState,
     ProcessStreams, Publication, WrittenFile,
 };
+use super::{merged, overlay};
 use crate::backend::WindowSize;
 
 /// How long a wait for the end of a container runs before it is asked again.
@@ -108,10 +108,19 @@ impl DockerEngine {
         call: Call<'_>,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<Option<T>, EngineError> {
-        let Some(upper) = describe(self, call, false).await?.upper_directory() else {
+        self.in_layers(call, move |upper, _| work(upper)).await
+    }
+
+    /// The same, given also the layers of its image, the lowest first.
+    async fn in_layers<T: Send + 'static>(
+        &self,
+        call: Call<'_>,
+        work: impl FnOnce(&Path, &[PathBuf]) -> io::Result<T> + Send + 'static,
+    ) -> Result<Option<T>, EngineError> {
+        let Some((upper, lower)) = describe(self, call, false).await?.layers() else {
             return Ok(None);
         };
-        let done = tokio::task::spawn_blocking(move || work(&upper)).await;
+        let done = tokio::task::spawn_blocking(move || work(&upper, &lower)).await;
         let done = done.map_err(|error| call.protocol(error))?;
         done.map(Some).map_err(|error| call.protocol(error))
     }
@@ -280,6 +289,12 @@ impl Engine for DockerEngine {
             let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
             let mut answers = std::pin::pin!(docker.wait_container(container, Some(options)));
             match answers.next().await {
+                // Podman says that of a container that was removed, with a code of 0.
+                Some(Ok(ContainerWaitResponse { error: Some(error), .. }))
+                    if error.message.as_deref().is_some_and(|text| !text.is_empty()) =>
+                {
+                    return Err(call.protocol(error.message.unwrap_or_default()));
+                }
                 Some(Ok(answer)) => return Ok(exit_code(answer.status_code)),
                 // How bollard reports any code but 0.
                 Some(Err(Error::DockerContainerWaitError { code, .. })) => {
@@ -295,19 +310,9 @@ impl Engine for DockerEngine {
     }
 
     async fn was_killed(&self, container: &str) -> Result<bool, EngineError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        self.call("asking about container", container, async |connection| {
-            let filters = HashMap::from([("container", vec![container]), ("event", vec!["kill"])]);
-            let options = EventsOptionsBuilder::new()
-                .since("1")
-                // The second that is running: the answer ends with it.
-                .until(&(now + 1).to_string())
-                .filters(&filters)
-                .build();
-            let mut events = std::pin::pin!(connection.docker.events(Some(options)));
-            events.next().await.transpose().map(|event| event.is_some())
-        })
-        .await
+        let connection = self.connection().await?;
+        let told = events::has_past(&connection, container, "kill").await;
+        self.noticed(told).await
     }
 
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), EngineError> {
@@ -368,7 +373,15 @@ impl Engine for DockerEngine {
         if self.connection().await?.podman {
             let own = self.written_by_podman(container, &changes).await?;
             changes.retain(|change| !own.contains(&change.path));
-            return Ok(diff::without_podmans_own(changes));
+            let changes_left = diff::without_podmans_own(&changes);
+            if changes_left.len() < changes.len() {
+                let touched = vec![diff::TOUCHED.to_owned()];
+                let same = self.as_in_image(container, touched).await?;
+                if same.is_some_and(|same| same.is_empty()) {
+                    return Ok(changes);
+                }
+            }
+            return Ok(changes_left);
         }
         // Docker compares sizes and seconds: a file that was replaced by one of the same size
         // within the second in which the image was made is not listed, but it takes space.
@@ -381,6 +394,19 @@ impl Engine for DockerEngine {
     async fn written(&self, container: &str) -> Result<Option<Vec<WrittenFile>>, EngineError> {
         let call = Call { operation: "comparing container", object: container };
         self.in_upper(call, overlay::written).await
+    }
+
+    async fn as_in_image(
+        &self,
+        container: &str,
+        paths: Vec<String>,
+    ) -> Result<Option<Vec<String>>, EngineError> {
+        let call = Call { operation: "comparing container", object: container };
+        self.in_layers(call, move |upper, lower| {
+            let scratch = tempfile::tempdir()?;
+            merged::look(lower, scratch.path(), |tree| overlay::as_in_image(upper, tree, paths))
+        })
+        .await
     }
 
     async fn restore(&self, container: &str, paths: Vec<String>) -> Result<(), EngineError> {

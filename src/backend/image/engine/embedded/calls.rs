@@ -293,6 +293,24 @@ impl Engine for EmbeddedEngine {
         .await
     }
 
+    async fn as_in_image(
+        &self,
+        container: &str,
+        paths: Vec<String>,
+    ) -> Result<Option<Vec<String>>, EngineError> {
+        let call = Call { operation: "comparing container", object: container };
+        let id = container.to_owned();
+        self.blocking(call, move |opened| {
+            let directory = opened.containers.directory(&id)?;
+            let image = opened.store.image(&directory.record()?.image_id)?;
+            let upper = directory.upper();
+            let same =
+                opened.store.look_into(&image, |tree| overlay::as_in_image(&upper, tree, paths));
+            Ok(Some(same?))
+        })
+        .await
+    }
+
     async fn restore(&self, container: &str, paths: Vec<String>) -> Result<(), EngineError> {
         let call = Call { operation: "restoring files in container", object: container };
         let id = container.to_owned();

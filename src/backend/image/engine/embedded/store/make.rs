@@ -16,8 +16,9 @@ use super::compression::{self, Compression};
 use super::error::{During, StoreError};
 use super::hashing::Hashing;
 use super::pack::{Form, pack};
-use super::{Store, StoredImage, canonical, digest_of, hex_of, index, merged};
+use super::{Store, StoredImage, canonical, digest_of, hex_of, index};
 use crate::backend::image::engine::Publication;
+use crate::backend::image::engine::merged;
 
 /// A layer that was just made.
 struct NewLayer {

@@ -26,7 +26,6 @@ mod index;
 mod layers;
 mod locks;
 mod make;
-mod merged;
 mod pack;
 mod spool;
 mod tar;
@@ -34,7 +33,7 @@ mod unpack;
 mod whiteouts;
 
 use std::fs::{self, File, Permissions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,6 +55,7 @@ use self::error::During;
 use self::index::Index;
 use self::layers::Layers;
 use super::super::{Change, HistoryEntry};
+use crate::backend::image::engine::merged;
 use crate::backend::image::naming::canonical_reference as canonical;
 
 /// Held by whoever adds to the store; removal waits for it.
@@ -210,11 +210,20 @@ impl Store {
     /// # Errors
     /// That the files cannot be read.
     pub fn changes(&self, image: &StoredImage, upper: &Path) -> Result<Vec<Change>, StoreError> {
+        self.look_into(image, |below| changes::between(below, upper))
+    }
+
+    /// Looks into the files of an image.
+    pub(super) fn look_into<T: Send>(
+        &self,
+        image: &StoredImage,
+        look: impl FnOnce(&Path) -> io::Result<T> + Send,
+    ) -> Result<T, StoreError> {
         let _hold = self.hold()?;
         let layers = self.layer_directories(image)?;
         let scratch = self.scratch()?;
-        merged::look(&layers, scratch.path(), |below| changes::between(below, upper))
-            .during("comparing", upper)
+        merged::look(&layers, scratch.path(), look)
+            .during("looking into image", Path::new(&image.id))
     }
 
     /// How an image came to be, newest first.
