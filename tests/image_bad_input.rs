@@ -129,6 +129,48 @@ async fn an_image_that_is_removed_by_force_while_in_use_is_saved_or_its_session_
 }
 
 #[tokio::test]
+async fn an_image_that_is_removed_by_force_before_the_save_is_saved_or_told() {
+    let bench = Bench::with(|defaults| defaults.keep_unsaved = Duration::from_secs(3600));
+    for request in [command("touch /root/x"), shell()] {
+        let image = bench.image("pc", Kind::Limited);
+        let attachment = bench.attach("pc");
+        let mut console = FakeConsole::new(request.pty.is_some(), &["pc", "y", "pc", "y"]);
+        let mut session = attachment.start(&request, &mut console).await.unwrap();
+        // The command is not a terminal's, and takes no input.
+        let _ = session.stdin.write(Bytes::from_static(b"touch /root/x; exit\n")).await;
+        let outcome = drain(&mut session).await;
+        assert_eq!(outcome.exit, OK);
+        let [container] = bench.containers().try_into().unwrap();
+        if request.pty.is_none() {
+            // Docker removes no image, by force or not, of which a container runs.
+            bench.engine.kill_container(&container);
+        }
+        bench.engine.remove_image(&image);
+        let finished = attachment.finish(&request, &outcome.end(), &mut console).await;
+        match finished {
+            Ok(()) => assert_eq!(bench.file("pc", "/root/x").as_deref(), Some("")),
+            Err(error) => {
+                expect_one_line(&error);
+                let told = error.to_string();
+                if let Some(left) = bench.containers().first() {
+                    let way_out = format!("docker export {} | docker import - NAME", &left[..12]);
+                    assert!(told.contains(&way_out), "{told}");
+                    let exported = bench.engine.export_container(left);
+                    assert!(exported.windows(6).any(|name| name == b"root/x"));
+                    bench.engine.remove_container(left);
+                } else {
+                    assert!(told.contains("container of image pc is gone"), "{told}");
+                }
+                assert!(!console.text().contains("are kept"), "{}", console.text());
+                assert!(console.text().matches("new image name").count() < 2);
+            }
+        }
+        attachment.close().await;
+        assert!(bench.containers().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn layers_without_anything_in_them_are_images_like_others_or_are_refused() {
     let bench = Bench::new();
     let empty_archive = [0; 1024];

@@ -126,6 +126,7 @@ fn image(error: &ImageError) -> Refusal {
         | ImageError::FilesOutOfReach { .. }
         | ImageError::NoRsync { .. } => UNAVAILABLE,
         ImageError::CommitFailed { .. }
+        | ImageError::BaseRemoved { .. }
         | ImageError::BaseChanged { .. }
         | ImageError::SavedAside { .. }
         | ImageError::SiblingFailed { .. }

@@ -68,6 +68,10 @@ pub(crate) trait TestEngine: Send + Sync {
     fn kill_container(&self, id: &str);
     /// Removes a container.
     fn remove_container(&self, id: &str);
+    /// All files of a container, as an archive, as people get them out.
+    fn export_container(&self, id: &str) -> Vec<u8> {
+        panic!("the engine of container {id} has no command for that")
+    }
 }
 
 /// An engine that has Docker's API, through docker's command line.
@@ -232,6 +236,12 @@ impl TestEngine for DockerApi {
 
     fn kill_container(&self, id: &str) {
         self.docker(&["kill", id]);
+    }
+
+    fn export_container(&self, id: &str) -> Vec<u8> {
+        let exported = self.command(&["export", id]).output().unwrap();
+        assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
+        exported.stdout
     }
 
     fn remove_container(&self, id: &str) {

@@ -118,6 +118,16 @@ pub enum ImageError {
         /// Of which image.
         image: String,
     },
+    /// Somebody removed the image that a container is made of; its changes are still there.
+    #[error(
+        "image {image} was removed while it was in use, so the engine can save no changes to it; as long as container {container} exists, the administrator can: docker export {container} | docker import - NAME"
+    )]
+    BaseRemoved {
+        /// Which.
+        image: String,
+        /// What holds the changes, as an engine calls it.
+        container: String,
+    },
     /// The engine could not make the new image.
     #[error("image {image} was not saved: {source}")]
     CommitFailed {

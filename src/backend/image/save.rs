@@ -178,7 +178,10 @@ impl Saves {
         let lock = self.lock_of(&target.fullname);
         let saving = lock.lock().await;
         self.place_for(container, target).await?;
-        let committed = container.commit(&held).await.map_err(|error| not_saved(target, error))?;
+        let committed = match container.commit(&held).await {
+            Ok(committed) => committed,
+            Err(error) => return Err(self.not_committed(container, target, error).await),
+        };
         let published = self.publish(container, caller, target, &committed).await;
         // Only the record goes: the layers belong to the named image as well.
         self.remove_unnamed(&committed).await;
@@ -350,6 +353,28 @@ impl Saves {
 
     async fn is_abandoned(&self, image: &ImageDetails) -> Result<bool, ImageError> {
         Ok(self.containers.abandoned_commit(image).await?.is_some())
+    }
+
+    /// Docker commits nothing once the image that a container is made of was removed by force.
+    async fn not_committed(
+        &self,
+        container: &Container,
+        target: &SaveTarget,
+        error: EngineError,
+    ) -> ImageError {
+        let may_be_why =
+            matches!(error, EngineError::Refused { .. } | EngineError::NotFound { .. });
+        let failure = not_saved(target, error);
+        if !may_be_why || self.engine.details(&container.id).await.is_err() {
+            return failure;
+        }
+        match self.engine.image(&container.base.id).await {
+            Err(missing) if missing.is_not_found() => ImageError::BaseRemoved {
+                image: container.base.shown.clone(),
+                container: container.short_id().to_owned(),
+            },
+            _ => failure,
+        }
     }
 
     async fn remove_unnamed(&self, image: &str) {

@@ -58,7 +58,9 @@ impl Inner {
             Err(ImageError::ContainerRemoved { .. }) => Fate::Unchanged,
             Err(_) => Fate::Kept,
         };
-        if fate == Fate::Kept {
+        // That error says itself where the changes are, and that they cannot be saved.
+        let is_told = matches!(result, Err(ImageError::BaseRemoved { .. }));
+        if fate == Fate::Kept && !is_told {
             console.say(&self.kept(container)).await;
         }
         self.concluded(container, fate).await;
@@ -229,7 +231,10 @@ impl Inner {
             match self.shared.saves.save(question, &target, console).await {
                 Ok(()) => return Ok(Fate::Saved),
                 Err(error) => match self.unless_removed(container, error).await {
-                    removed @ ImageError::ContainerRemoved { .. } => return Err(removed),
+                    gone @ (ImageError::ContainerRemoved { .. }
+                    | ImageError::BaseRemoved { .. }) => {
+                        return Err(gone);
+                    }
                     error => console.say(&sentence(&error)).await,
                 },
             }
