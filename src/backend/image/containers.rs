@@ -137,7 +137,8 @@ impl Containers {
         let id = self.engine.create(&spec).await?;
         match self.run(&id, new.mode).await {
             Ok((streams, mut tasks, ended)) => {
-                let disk = self.watched_disk(&id, new.defaults, &ended, &mut tasks);
+                let disk = new.defaults.disk.map(|limit| Arc::new(Disk::new(limit)));
+                self.watch_disk(&id, disk.as_ref(), &ended, &mut tasks);
                 let mut container = Container {
                     engine: Arc::clone(&self.engine),
                     id,
@@ -185,8 +186,15 @@ impl Containers {
             Mode::Os => container.written_by_its_user().await?,
             Mode::ShellIsFirst | Mode::Kept => None,
         };
+        container.disk = match defaults.disk {
+            Some(limit) => {
+                let engine = self.engine.as_ref();
+                Some(Arc::new(Disk::resumed(limit, engine, &container.id).await?))
+            }
+            None => None,
+        };
         let (streams, mut tasks, ended) = self.run(&container.id, container.mode).await?;
-        container.disk = self.watched_disk(&container.id, defaults, &ended, &mut tasks);
+        self.watch_disk(&container.id, container.disk.as_ref(), &ended, &mut tasks);
         if let Some(tenure) = &mut *container.tenure.lock().await {
             tenure.slot = Some(slot);
         }
@@ -326,15 +334,15 @@ impl Containers {
     }
 
     /// Has what a container writes to disk watched until its end.
-    fn watched_disk(
+    fn watch_disk(
         &self,
         id: &str,
-        defaults: &ImageDefaults,
+        disk: Option<&Arc<Disk>>,
         ended: &watch::Receiver<Option<Ending>>,
         tasks: &mut Vec<AbortHandle>,
-    ) -> Option<Arc<Disk>> {
-        let disk = Arc::new(Disk::new(defaults.disk?));
-        let watching = Arc::clone(&disk).watch(Arc::clone(&self.engine), id.to_owned());
+    ) {
+        let Some(disk) = disk else { return };
+        let watching = Arc::clone(disk).watch(Arc::clone(&self.engine), id.to_owned());
         let mut ended = ended.clone();
         let until_it_ends = async move {
             tokio::select! {
@@ -344,7 +352,6 @@ impl Containers {
             }
         };
         tasks.push(tokio::spawn(until_it_ends).abort_handle());
-        Some(disk)
     }
 
     #[allow(clippy::type_complexity)]

@@ -5,8 +5,8 @@
 //! early when the whole file system has filled by as much as would matter.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -39,19 +39,41 @@ pub(super) struct Disk {
     limit: u64,
     /// What is left for files that the gateway itself writes into it.
     room: Arc<Room>,
-    /// Past this its programs are ended. Known when it was first measured.
-    end: OnceLock<u64>,
+    /// Past this its programs are ended.
+    end: u64,
     is_over: AtomicBool,
     warning: watch::Sender<Option<String>>,
 }
 
 impl Disk {
-    /// Of a container that may write `limit` bytes.
+    /// Of a new container that may write `limit` bytes.
     pub(super) fn new(limit: u64) -> Self {
+        Self::ending_at(limit, limit)
+    }
+
+    /// Of a container that is to be resumed, with what it has written. One that is over the limit
+    /// may stay so, or its user could not make room.
+    pub(super) async fn resumed(
+        limit: u64,
+        engine: &dyn Engine,
+        container: &str,
+    ) -> Result<Self, EngineError> {
+        let disk = Self::new(u64::MAX);
+        let upper = engine.upper_directory(container).await?;
+        let used = disk.measure(engine, container, upper.as_deref()).await?;
+        Ok(Self::with(limit, used))
+    }
+
+    fn with(limit: u64, used: u64) -> Self {
+        let end = if used < limit { limit } else { used.saturating_add(limit / SLACK) };
+        Self::ending_at(limit, end)
+    }
+
+    fn ending_at(limit: u64, end: u64) -> Self {
         Self {
             limit,
             room: Arc::new(Room::new(limit - limit / SLACK)),
-            end: OnceLock::new(),
+            end,
             is_over: AtomicBool::new(false),
             warning: watch::Sender::new(None),
         }
@@ -96,7 +118,7 @@ impl Disk {
                 }
             }
             // Programs that could not be ended go on writing.
-            sleep(if self.is_over() { LOOK } else { LONGEST_PAUSE }).await;
+            sleep(if self.is_over() { LOOK } else { PAUSE_OF_ENGINES }).await;
         }
     }
 
@@ -112,10 +134,7 @@ impl Disk {
                 Some(upper) => filled(upper.clone()).await,
                 None => None,
             };
-            let used = match &upper {
-                Some(upper) => self.walk(container, upper.clone()).await?,
-                None => engine.written_bytes(container).await?,
-            };
+            let used = self.measure(engine, container, upper.as_deref()).await?;
             let measured = Measured { at: Instant::now(), took: begun.elapsed(), used, filled };
             self.room.set_used(used);
             if self.judge(used) {
@@ -127,6 +146,18 @@ impl Disk {
         }
     }
 
+    async fn measure(
+        &self,
+        engine: &dyn Engine,
+        container: &str,
+        upper: Option<&Path>,
+    ) -> Result<u64, EngineError> {
+        match upper {
+            Some(upper) => self.walk(container, upper.to_owned()).await,
+            None => engine.written_bytes(container).await,
+        }
+    }
+
     async fn walk(&self, container: &str, upper: PathBuf) -> Result<u64, EngineError> {
         let refused = |reason: String| EngineError::Refused {
             operation: "measuring container",
@@ -135,12 +166,10 @@ impl Disk {
         };
         // Past the end it does not matter how much it is. This also ends the walk when nobody waits
         // for it any more.
-        let end = self.end.get().copied();
+        let end = self.end;
         let wanted = self.room();
         let walk = tokio::task::spawn_blocking(move || {
-            bytes_below(&upper, |so_far| {
-                end.is_none_or(|end| so_far <= end) && Arc::strong_count(&wanted) > 1
-            })
+            bytes_below(&upper, |so_far| so_far <= end && Arc::strong_count(&wanted) > 1)
         });
         match walk.await.map_err(|error| refused(error.to_string()))? {
             Ok(bytes) => Ok(bytes),
@@ -154,17 +183,14 @@ impl Disk {
 
     /// Warns, or takes a warning back. Whether it is too much.
     fn judge(&self, used: u64) -> bool {
-        let end = *self.end.get_or_init(|| {
-            if used < self.limit { self.limit } else { used.saturating_add(self.limit / SLACK) }
-        });
-        if used > end {
+        if used > self.end {
             return true;
         }
         self.warning.send_if_modified(|warning| {
             let is_much = used >= self.much();
             let changes = is_much != warning.is_some();
             if changes {
-                *warning = is_much.then(|| self.warn(used, end));
+                *warning = is_much.then(|| self.warn(used));
             }
             changes
         });
@@ -176,11 +202,11 @@ impl Disk {
         self.limit / 5 * 4
     }
 
-    fn warn(&self, used: u64, end: u64) -> String {
+    fn warn(&self, used: u64) -> String {
         format!(
             "{} of {} on disk are used; past that, all programs are ended",
             size(used),
-            size(end)
+            size(self.end)
         )
     }
 
@@ -213,11 +239,10 @@ impl Disk {
     /// Whether to measure again, so long after the last time, when so much was added to the file
     /// system; `None`: not known.
     fn is_due(&self, last: &Measured, since: Duration, grown: Option<u64>) -> bool {
-        let end = self.end.get().copied().unwrap_or(self.limit);
         let Some(grown) = grown else {
             return since >= PAUSE_OF_ENGINES.max(last.took * REST);
         };
-        if grown > end.saturating_sub(last.used) {
+        if grown > self.end.saturating_sub(last.used) {
             return since >= last.took * SHORT_REST;
         }
         let is_near = last.used >= self.much();
@@ -295,7 +320,8 @@ mod tests {
 
     #[test]
     fn what_was_over_the_limit_can_be_resumed_to_make_room() {
-        let disk = Disk::new(LIMIT);
+        assert!(Disk::with(LIMIT, 900).judge(1001));
+        let disk = Disk::with(LIMIT, 1500);
         assert!(!disk.judge(1500));
         assert!(!disk.judge(1515));
         assert!(disk.judge(1516));
