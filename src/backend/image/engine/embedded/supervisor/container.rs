@@ -65,7 +65,8 @@ impl Container {
         let bundle = self.files.run.join("bundle");
         fs::create_dir_all(&bundle)?;
         let config =
-            spec::container(&self.record, &self.id, &self.files.rootfs, &etc, &self.cgroups);
+            spec::container(&self.record, &self.id, &self.files.rootfs, &etc, &self.cgroups)
+                .map_err(io::Error::other)?;
         fs::write(bundle.join("config.json"), serde_json::to_vec(&config)?)?;
 
         let console = self.record.tty.then(|| Console::new(&self.files, "first")).transpose()?;

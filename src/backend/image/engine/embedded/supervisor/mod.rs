@@ -15,6 +15,7 @@ mod host_mounts;
 mod loopback;
 mod network;
 mod spec;
+mod system_calls;
 mod workload;
 
 use std::io::{self, Write};

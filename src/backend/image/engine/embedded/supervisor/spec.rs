@@ -3,11 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
+use libcontainer::oci_spec::OciSpecError;
 use serde_json::{Value, json};
 
 use super::super::cgroups::Cgroups;
 use super::super::message::Program;
 use super::super::record::Record;
+use super::system_calls;
 
 /// Docker's default set, without what only makes device files.
 const CAPABILITIES: [&str; 13] = [
@@ -59,7 +61,7 @@ pub(super) fn container(
     rootfs: &Path,
     etc: &Path,
     cgroups: &Cgroups,
-) -> Value {
+) -> Result<Value, OciSpecError> {
     let mut namespaces = vec!["pid", "ipc", "uts", "mount", "network"];
     if cgroups.are_usable() {
         namespaces.push("cgroup");
@@ -73,13 +75,15 @@ pub(super) fn container(
         "readonlyPaths": read_only,
         "cgroupsPath": cgroups.path_of(id),
         "rootfsPropagation": "private",
+        // Without the feature `seccomp` libcontainer passes over it.
+        "seccomp": system_calls::filter()?,
     });
     if let Value::Object(linux) = &mut linux
         && cgroups.are_usable()
     {
         linux.insert("resources".to_owned(), resources(record));
     }
-    json!({
+    Ok(json!({
         "ociVersion": "1.0.2",
         "root": { "path": rootfs, "readonly": false },
         "hostname": record.hostname,
@@ -87,7 +91,7 @@ pub(super) fn container(
             record.tty, cgroups),
         "mounts": mounts(record, etc, cgroups),
         "linux": linux,
-    })
+    }))
 }
 
 /// What `process.json` says of a program beside process 1.
