@@ -3,6 +3,7 @@
 .PHONY: build test lint demo bench bench-images clients fuzz
 
 build:
+	.ci/install-packages libseccomp-dev
 	cargo build --release --locked
 
 # Units, integration tests against real SSH servers and engines (Docker, Podman), and the lints.
@@ -10,6 +11,7 @@ test:
 	tests/run
 
 lint:
+	.ci/install-packages libseccomp-dev
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
@@ -25,7 +27,7 @@ demo:
 GROUPS ?=
 EFFORT ?=
 bench:
-	.ci/install-packages openssh-client openssh-server openssh-sftp-server
+	.ci/install-packages libseccomp-dev openssh-client openssh-server openssh-sftp-server
 	cargo bench --locked --bench gateway -- $(EFFORT) $(GROUPS)
 
 # Containers on the embedded engine and on Docker: tests/run starts one where none answers.

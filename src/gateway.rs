@@ -196,6 +196,7 @@ impl Gateway {
             warn!("starting without the WalT server's lists; they are asked for again and again");
         }
         let images = self.parts.images.clone();
+        self.background.spawn(warn_of_lacks(images.clone()));
         let stop = self.stop_background.clone();
         self.background.spawn(async move { stop.run_until_cancelled(look_after(&images)).await });
         for address in self.addresses().unwrap_or_default() {
@@ -207,6 +208,15 @@ impl Gateway {
         self.background.close();
         self.background.wait().await;
         info!("stopped");
+    }
+}
+
+/// Says once what containers cannot have here. That no engine answers is said by who uses it.
+async fn warn_of_lacks(images: Arc<ImageBackend>) {
+    if let Ok(engine) = images.check().await {
+        for lack in engine.lacks {
+            warn!("{}: {lack}", engine.product);
+        }
     }
 }
 

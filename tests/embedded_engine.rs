@@ -13,6 +13,7 @@ use support_engine::*;
 use tokio::time::timeout;
 use waltgate::backend::image::engine::ProcessState;
 use waltgate::backend::{ExitStatus, SessionEnd};
+use waltgate::config::ContainerNetwork;
 
 /// The processes whose command line has this text.
 fn processes_with(text: &str) -> Vec<i32> {
@@ -89,7 +90,7 @@ fn serve(listener: TcpListener) {
 
 #[tokio::test]
 async fn a_container_with_a_network_reaches_servers_and_not_the_hosts_loopback() {
-    let bench = Bench::on_the_embedded_engine(|defaults| defaults.network = true);
+    let bench = Bench::on_the_embedded_engine(|defaults| defaults.network = ContainerNetwork::Own);
     bench.image("pc", Kind::Limited);
     let reachable = TcpListener::bind((own_address(), 0)).unwrap();
     let there = reachable.local_addr().unwrap();

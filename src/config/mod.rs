@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
 
 use crate::names::{AccountName, ImageLabel, Login, NodeName};
 
@@ -257,6 +258,19 @@ pub enum OnCommandSuccess {
     Discard,
 }
 
+/// The network of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerNetwork {
+    /// Its own loopback and nothing else.
+    #[default]
+    Loopback,
+    /// One of its own, with a way out.
+    Own,
+    /// That of the machine itself, or of the engine's.
+    Host,
+}
+
 /// `[image_defaults]`
 #[derive(Debug, Clone)]
 pub struct ImageDefaults {
@@ -266,8 +280,8 @@ pub struct ImageDefaults {
     pub memory: Option<u64>,
     /// Processes; `None`: no limit.
     pub pids: Option<u64>,
-    /// Whether containers have a network.
-    pub network: bool,
+    /// Which network containers have.
+    pub network: ContainerNetwork,
     /// How long an unsaved container is kept.
     pub keep_unsaved: Duration,
     /// What happens after a command that succeeded.

@@ -10,12 +10,12 @@ use ipnetwork::IpNetwork;
 
 use super::reader::{Fault, Read, Root, Value};
 use super::values::{
-    boolean, choice, count, distinct, image_reference, integer, list, listen_address, memory,
-    network, optional_path, parsed, path, string, text,
+    choice, container_network, count, distinct, image_reference, integer, list, listen_address,
+    memory, network, optional_path, parsed, path, string, text,
 };
 use super::{
-    Account, Auth, Engine, EngineKind, ImageDefaults, Limits, OnCommandSuccess, PasswordHash,
-    Server, Walt,
+    Account, Auth, ContainerNetwork, Engine, EngineKind, ImageDefaults, Limits, OnCommandSuccess,
+    PasswordHash, Server, Walt,
 };
 use crate::auth::password_hash;
 use crate::names::{AccountName, ImageLabel, NodeName};
@@ -227,11 +227,19 @@ pub(super) fn image_defaults(root: &mut Root<'_, '_>) -> ImageDefaults {
     let pids = section.take("pids", integer(0..=1 << 22)).unwrap_or(0);
     let on_success =
         choice(&[("save", OnCommandSuccess::Save), ("discard", OnCommandSuccess::Discard)]);
+    let network = section.take("network", container_network);
+    if network == Some(ContainerNetwork::Host) {
+        section.warn(
+            "network",
+            "containers use the host's own network: their programs reach what listens on its \
+             loopback, listen on its addresses, and are not kept apart from each other",
+        );
+    }
     let defaults = ImageDefaults {
         hostname: section.take("hostname", hostname).unwrap_or_else(|| "image-shell".to_owned()),
         memory: section.take("memory", memory).flatten(),
         pids: (pids > 0).then_some(pids),
-        network: section.take("network", boolean).unwrap_or(true),
+        network: network.unwrap_or(ContainerNetwork::Own),
         keep_unsaved: Duration::from_secs(keep_hours.unwrap_or(24) * HOUR),
         on_command_success: section
             .take("on_command_success", on_success)

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use ipnetwork::IpNetwork;
 use toml::de::DeValue;
 
+use super::ContainerNetwork;
 use super::reader::{Fault, Read, Value, with_article};
 
 /// The port of a node's SSH server unless its address says another.
@@ -34,6 +35,24 @@ pub(super) fn boolean(value: &Value<'_>) -> Read<bool> {
         let found = with_article(value.get_ref());
         Fault::at(value, format!("must be true or false, not {found}"))
     })
+}
+
+/// Whether containers have a network, or which.
+pub(super) fn container_network(value: &Value<'_>) -> Read<ContainerNetwork> {
+    match value.get_ref() {
+        DeValue::Boolean(true) => Ok(ContainerNetwork::Own),
+        DeValue::Boolean(false) => Ok(ContainerNetwork::Loopback),
+        DeValue::String(word) if word == "host" => Ok(ContainerNetwork::Host),
+        DeValue::String(word) => {
+            let message =
+                format!("must be true, false or \"host\", not \"{}\"", word.escape_debug());
+            Err(Fault::at(value, message))
+        }
+        other => {
+            let found = with_article(other);
+            Err(Fault::at(value, format!("must be true, false or \"host\", not {found}")))
+        }
+    }
 }
 
 /// An integer within a range.

@@ -29,7 +29,7 @@ use waltgate::backend::{
     Console, ExitStatus, Interrupt, OutputEvent, Program, PtyRequest, SessionEnd, SessionRequest,
     WindowSize,
 };
-use waltgate::config::{Engine, EngineKind, ImageDefaults, OnCommandSuccess};
+use waltgate::config::{ContainerNetwork, Engine, EngineKind, ImageDefaults, OnCommandSuccess};
 use waltgate::names::AccountName;
 use waltgate::target::ImageName;
 
@@ -269,7 +269,7 @@ pub(crate) fn defaults() -> ImageDefaults {
         hostname: "image-shell".to_owned(),
         memory: None,
         pids: None,
-        network: false,
+        network: ContainerNetwork::Loopback,
         keep_unsaved: Duration::ZERO,
         on_command_success: OnCommandSuccess::Save,
     }

@@ -15,6 +15,7 @@ use crate::backend::image::lent::{self, lend};
 use crate::backend::image::naming::{SaveTarget, shown_to};
 use crate::backend::image::{ResolvedImage, containers, files, session};
 use crate::backend::{BackendSession, SessionRequest};
+use crate::config::{ContainerNetwork, ImageDefaults};
 
 /// How long a session waits for the save of its account's last one.
 const OWN_SAVE: Duration = Duration::from_secs(60);
@@ -157,7 +158,11 @@ impl Inner {
             inspection.shell.ok_or_else(|| ImageError::NoShell { image: base.shown.clone() })?;
         let mode = match (request, inspection.boots_an_os) {
             (Some(request), true) if request.is_interactive() => Mode::Os,
-            (Some(request), false) if request.is_interactive() => Mode::ShellIsFirst,
+            (Some(request), false)
+                if request.is_interactive() && is_display_certain(request, &shared.defaults) =>
+            {
+                Mode::ShellIsFirst
+            }
             _ => Mode::Kept,
         };
         let (argv, env) = match request {
@@ -189,7 +194,7 @@ impl Inner {
             "container started"
         );
         let mut notes: Vec<String> = note.into_iter().collect();
-        if shared.defaults.network {
+        if shared.defaults.network == ContainerNetwork::Own {
             let lacks = host.lacks.iter().filter(|lack| matches!(lack, Lack::Network { .. }));
             notes.extend(lacks.map(|lack| format!("Note: {lack}.")));
         }
@@ -303,4 +308,10 @@ impl Inner {
             self.conclude_unattended(&container).await;
         }
     }
+}
+
+/// Whether it is known before the container runs which display its programs will have. Displays
+/// are ports, and those of the host's network others have too.
+fn is_display_certain(request: &SessionRequest, defaults: &ImageDefaults) -> bool {
+    request.x11.is_none() || defaults.network != ContainerNetwork::Host
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 
 use crate::backend::WindowSize;
+use crate::config::ContainerNetwork;
 
 /// Who answers, as told by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,12 @@ pub enum Lack {
         /// The Debian package.
         package: &'static str,
     },
+    /// Programs in containers may make any system call.
+    #[error(
+        "programs in containers may make any system call: this waltgate was built without its \
+         feature seccomp"
+    )]
+    Filter,
     /// Memory and processes of containers are not limited.
     #[error("containers have no limits of memory and processes: {reason}")]
     Limits {
@@ -129,8 +136,8 @@ pub struct ContainerSpec {
     pub memory: Option<u64>,
     /// Number of processes.
     pub pids: Option<u64>,
-    /// Whether it has a network besides loopback.
-    pub network: bool,
+    /// Its network.
+    pub network: ContainerNetwork,
     /// Files of the host, mounted read-only: source, path inside.
     pub read_only_binds: Vec<(PathBuf, String)>,
     /// Process 1 is an init: it gets what systemd needs.

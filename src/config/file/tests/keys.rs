@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{BootMode, EngineKind, FileOwner, OnCommandSuccess, OtherOwner};
+use crate::config::{
+    BootMode, ContainerNetwork, EngineKind, FileOwner, OnCommandSuccess, OtherOwner,
+};
 
 #[test]
 fn an_empty_file_gives_safe_defaults() {
@@ -51,7 +53,7 @@ fn an_empty_file_gives_safe_defaults() {
     assert_eq!(image.hostname, "image-shell");
     assert_eq!(image.memory, None);
     assert_eq!(image.pids, None);
-    assert!(image.network);
+    assert_eq!(image.network, ContainerNetwork::Own);
     assert_eq!(image.keep_unsaved, Duration::from_secs(24 * 3600));
     assert_eq!(image.on_command_success, OnCommandSuccess::Save);
     assert!(config.images.is_empty());
@@ -200,7 +202,10 @@ fn every_key_is_read() {
     assert_eq!(config.engine.socket, Some("/run/docker.sock".into()));
     let image = &config.image_defaults;
     assert_eq!(image.hostname, "box.lab");
-    assert_eq!((image.memory, image.pids, image.network), (Some(2 << 30), Some(100), false));
+    assert_eq!(
+        (image.memory, image.pids, image.network),
+        (Some(2 << 30), Some(100), ContainerNetwork::Loopback)
+    );
     assert_eq!(image.keep_unsaved, Duration::from_secs(3600));
     assert_eq!(image.on_command_success, OnCommandSuccess::Discard);
     let alias: Vec<_> = config.images.values().collect();

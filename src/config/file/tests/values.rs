@@ -20,7 +20,16 @@ fn wrong_types_say_what_was_expected_and_found() {
         ("server", "listen = [1]", "listen: must be a string, not an integer"),
         ("limits", "max_startups = \"9\"", "max_startups: must be an integer, not a string"),
         ("limits", "idle_minutes = 1.5", "idle_minutes: must be an integer, not a float"),
-        ("image_defaults", "network = 1", "network: must be true or false, not an integer"),
+        (
+            "image_defaults",
+            "network = 1",
+            "network: must be true, false or \"host\", not an integer",
+        ),
+        (
+            "image_defaults",
+            "network = \"none\"",
+            "network: must be true, false or \"host\", not \"none\"",
+        ),
         ("image_defaults", "memory = 0", "memory: must be a string, not an integer"),
         ("auth", "guest = {}", "guest: must be a string, not a table"),
         ("walt", "api = 2020-01-01", "api: must be a string, not a datetime"),

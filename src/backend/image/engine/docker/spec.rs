@@ -9,6 +9,7 @@ use bollard::models::{
 };
 
 use crate::backend::image::engine::{ContainerSpec, ExecSpec};
+use crate::config::ContainerNetwork;
 
 /// What the engine takes as the user's wish to leave a terminal, and then swallows. There is no
 /// way to switch this off, so it is made a sequence that nobody types by accident. Its first key,
@@ -37,7 +38,7 @@ pub(super) fn container(
     let mut host = HostConfig {
         memory: spec.memory.map(clamped),
         pids_limit: spec.pids.map(clamped),
-        network_mode: (!spec.network).then(|| "none".to_owned()),
+        network_mode: network_mode(spec.network).map(str::to_owned),
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
         mounts: Some(
             spec.read_only_binds
@@ -116,6 +117,15 @@ pub(super) fn exec(spec: &ExecSpec) -> ExecConfig {
 fn in_podmans_systemd_mode(argv: Vec<String>) -> Vec<String> {
     let command = format!("exec {} # /systemd", argv.join(" "));
     vec!["/bin/sh".to_owned(), "-c".to_owned(), command]
+}
+
+/// In the engine's words, `None` for its own choice.
+fn network_mode(network: ContainerNetwork) -> Option<&'static str> {
+    match network {
+        ContainerNetwork::Loopback => Some("none"),
+        ContainerNetwork::Own => None,
+        ContainerNetwork::Host => Some("host"),
+    }
 }
 
 fn bind(source: &str, target: &str, read_only: bool) -> Mount {

@@ -38,6 +38,9 @@ impl Engine for EmbeddedEngine {
         if !supervisor::has_network() {
             lacks.push(Lack::Network { package: supervisor::NETWORK_PACKAGE });
         }
+        if !supervisor::FILTERS_SYSTEM_CALLS {
+            lacks.push(Lack::Filter);
+        }
         if !Cgroups::of_this_machine().are_usable() {
             lacks.push(Lack::Limits { reason: "its control groups cannot be written" });
         }

@@ -38,6 +38,9 @@ const END: Duration = Duration::from_secs(30);
 /// This program also after it was replaced on disk, proc(5).
 const SELF: &str = "/proc/self/exe";
 
+/// What filters of the kernel can answer, seccomp(2).
+const FILTERS: &str = "/proc/sys/kernel/seccomp/actions_avail";
+
 /// The engine inside the gateway.
 pub struct EmbeddedEngine {
     root: PathBuf,
@@ -242,6 +245,12 @@ fn usable() -> Result<(), EngineError> {
     let may_be_loaded = std::path::Path::new("/proc/modules").exists();
     if !file_systems.contains("\toverlay\n") && !may_be_loaded {
         return Err(unavailable("embedded: the kernel has no overlay file system".to_owned()));
+    }
+    if supervisor::FILTERS_SYSTEM_CALLS && !std::path::Path::new(FILTERS).exists() {
+        return Err(unavailable(
+            "embedded: the kernel has no filters of system calls (CONFIG_SECCOMP_FILTER)"
+                .to_owned(),
+        ));
     }
     Ok(())
 }

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::config::ContainerNetwork;
 
 /// What a container is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,12 +50,28 @@ pub(super) struct Record {
     pub(super) memory: Option<u64>,
     /// Number of processes.
     pub(super) pids: Option<u64>,
-    /// Whether it has a network besides loopback.
-    pub(super) network: bool,
+    /// Its network.
+    #[serde(deserialize_with = "network")]
+    pub(super) network: ContainerNetwork,
     /// Files of the host, mounted read-only: source, path inside.
     pub(super) read_only_binds: Vec<(PathBuf, String)>,
     /// Process 1 is an init.
     pub(super) boots_an_os: bool,
+}
+
+/// Earlier versions wrote whether there is one.
+fn network<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ContainerNetwork, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Whether(bool),
+        Which(ContainerNetwork),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::Whether(true) => ContainerNetwork::Own,
+        Written::Whether(false) => ContainerNetwork::Loopback,
+        Written::Which(network) => network,
+    })
 }
 
 /// How process 1 ended.

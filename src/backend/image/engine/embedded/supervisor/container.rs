@@ -21,6 +21,7 @@ use super::loopback;
 use super::network::Network;
 use super::spec;
 use super::workload::DiesWithItsSupervisor;
+use crate::config::ContainerNetwork;
 use crate::error_chain::chain;
 
 /// For a terminal to be handed over by a process that was made with one.
@@ -60,13 +61,15 @@ impl Container {
             return Err(io::Error::other("it was made already"));
         }
         let etc = self.files.run.join("etc");
-        let helper = self.record.network.then(Network::helper).flatten();
+        let helper = match self.record.network {
+            ContainerNetwork::Own => Network::helper(),
+            ContainerNetwork::Loopback | ContainerNetwork::Host => None,
+        };
         files::write_etc(&etc, &self.record, &Network::resolver(helper))?;
         let bundle = self.files.run.join("bundle");
         fs::create_dir_all(&bundle)?;
         let config =
-            spec::container(&self.record, &self.id, &self.files.rootfs, &etc, &self.cgroups)
-                .map_err(io::Error::other)?;
+            spec::container(&self.record, &self.id, &self.files.rootfs, &etc, &self.cgroups);
         fs::write(bundle.join("config.json"), serde_json::to_vec(&config)?)?;
 
         let console = self.record.tty.then(|| Console::new(&self.files, "first")).transpose()?;
@@ -91,7 +94,9 @@ impl Container {
         helper: Option<&str>,
     ) -> io::Result<Option<OwnedFd>> {
         let terminal = console.map(Console::terminal).transpose()?;
-        loopback::bring_up(pid)?;
+        if self.record.network != ContainerNetwork::Host {
+            loopback::bring_up(pid)?;
+        }
         if let Some(helper) = helper {
             self.network = Some(Network::start(helper, pid)?);
         }

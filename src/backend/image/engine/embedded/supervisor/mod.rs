@@ -15,7 +15,17 @@ mod host_mounts;
 mod loopback;
 mod network;
 mod spec;
+#[cfg(feature = "seccomp")]
 mod system_calls;
+/// Without what it takes to make a filter.
+#[cfg(not(feature = "seccomp"))]
+mod system_calls {
+    pub(super) const CAPABILITY: Option<&str> = None;
+
+    pub(super) fn confine() -> std::io::Result<()> {
+        Ok(())
+    }
+}
 mod workload;
 
 use std::io::{self, Write};
@@ -31,6 +41,9 @@ use self::container::Container;
 use super::cgroups::Cgroups;
 use super::message::{self, Answer, Done, Event, Request};
 use super::record::{Directory, Exit};
+
+/// Whether libcontainer was built with what that takes.
+pub(super) const FILTERS_SYSTEM_CALLS: bool = cfg!(feature = "seccomp");
 
 pub(super) use self::network::{PROGRAM as NETWORK_PACKAGE, is_available as has_network};
 

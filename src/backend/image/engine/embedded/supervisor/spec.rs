@@ -3,13 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use libcontainer::oci_spec::OciSpecError;
 use serde_json::{Value, json};
 
 use super::super::cgroups::Cgroups;
 use super::super::message::Program;
 use super::super::record::Record;
 use super::system_calls;
+use crate::config::ContainerNetwork;
 
 /// Docker's default set, without what only makes device files.
 const CAPABILITIES: [&str; 13] = [
@@ -61,8 +61,11 @@ pub(super) fn container(
     rootfs: &Path,
     etc: &Path,
     cgroups: &Cgroups,
-) -> Result<Value, OciSpecError> {
-    let mut namespaces = vec!["pid", "ipc", "uts", "mount", "network"];
+) -> Value {
+    let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
+    if record.network != ContainerNetwork::Host {
+        namespaces.push("network");
+    }
     if cgroups.are_usable() {
         namespaces.push("cgroup");
     }
@@ -75,15 +78,13 @@ pub(super) fn container(
         "readonlyPaths": read_only,
         "cgroupsPath": cgroups.path_of(id),
         "rootfsPropagation": "private",
-        // Without the feature `seccomp` libcontainer passes over it.
-        "seccomp": system_calls::filter()?,
     });
     if let Value::Object(linux) = &mut linux
         && cgroups.are_usable()
     {
         linux.insert("resources".to_owned(), resources(record));
     }
-    Ok(json!({
+    json!({
         "ociVersion": "1.0.2",
         "root": { "path": rootfs, "readonly": false },
         "hostname": record.hostname,
@@ -91,7 +92,7 @@ pub(super) fn container(
             record.tty, cgroups),
         "mounts": mounts(record, etc, cgroups),
         "linux": linux,
-    }))
+    })
 }
 
 /// What `process.json` says of a program beside process 1.
@@ -111,6 +112,8 @@ fn process(
     if cgroups.guard_devices() {
         capabilities.push(MAKE_DEVICES);
     }
+    // Not in the bounding set: no program has it.
+    let own: Vec<_> = capabilities.iter().copied().chain(system_calls::CAPABILITY).collect();
     json!({
         "terminal": terminal,
         // Changing an operating system is root's work, whoever the image runs its program as.
@@ -120,8 +123,8 @@ fn process(
         "cwd": working_dir,
         "capabilities": {
             "bounding": capabilities,
-            "effective": capabilities,
-            "permitted": capabilities,
+            "effective": own,
+            "permitted": own,
         },
     })
 }

@@ -11,11 +11,17 @@
 //! refused answers EPERM. `clone3` is in neither list: its flags are in memory, where no filter
 //! can look, and all C libraries fall back to `clone`.
 
+use std::io;
+
 use libcontainer::oci_spec::OciSpecError;
 use libcontainer::oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder,
     LinuxSeccompBuilder, LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
 };
+use libcontainer::seccomp::initialize_seccomp;
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+use crate::error_chain::chain;
 
 /// errno(3)
 const EPERM: u32 = 1;
@@ -118,8 +124,23 @@ const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// Sockets to the hypervisor's side of a virtual machine, vsock(7), which no namespace keeps in.
 const AF_VSOCK: u64 = 40;
 
+/// What it takes to set up a filter that leaves set-user-ID programs their effect (without
+/// no_new_privs), seccomp(2).
+pub(super) const CAPABILITY: Option<&str> = Some("CAP_SYS_ADMIN");
+
+/// Sets up the filter for this process and all that it becomes, and gives up [`CAPABILITY`].
+pub(super) fn confine() -> io::Result<()> {
+    let filter = filter().map_err(io::Error::other)?;
+    initialize_seccomp(&filter).map_err(|error| io::Error::other(chain(&error)))?;
+    let mut held = capabilities(None)?;
+    for set in [&mut held.effective, &mut held.permitted] {
+        set.remove(CapabilitySet::SYS_ADMIN);
+    }
+    Ok(set_capabilities(None, held)?)
+}
+
 /// The filter of every program in every container.
-pub(super) fn filter() -> Result<LinuxSeccomp, OciSpecError> {
+fn filter() -> Result<LinuxSeccomp, OciSpecError> {
     let mut calls =
         vec![call(ALLOWED.split_whitespace(), LinuxSeccompAction::ScmpActAllow).build()?];
     for refused in REFUSED {

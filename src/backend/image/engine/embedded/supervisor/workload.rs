@@ -1,4 +1,4 @@
-//! The last step of a new process: it becomes its program.
+//! The last steps of a new process: it gives up what programs may not do, and becomes its program.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -7,6 +7,8 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::default::get_executor;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use rustix::process::{Signal, set_parent_process_death_signal};
+
+use super::system_calls;
 
 /// Runs a program that dies with its supervisor.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +31,13 @@ impl Executor for DiesWithItsSupervisor {
     }
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        get_executor().validate(spec)
+        get_executor().validate(spec)?;
+        // The last step whose failure anybody is told of. libcontainer itself has filters for
+        // process 1 only.
+        system_calls::confine().map_err(|error| {
+            ExecutorValidationError::ArgValidationError(format!(
+                "the filter of system calls cannot be set up: {error}"
+            ))
+        })
     }
 }
