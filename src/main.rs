@@ -225,7 +225,12 @@ async fn demo(port: u16) -> anyhow::Result<ExitCode> {
 
 async fn image(config: PathBuf, command: ImageCommand) -> anyhow::Result<ExitCode> {
     let (config, _) = Config::load(&config)?;
-    waltgate::image_command::run(&config, &command).await?;
+    let stop = CancellationToken::new();
+    if let ImageCommand::Pull { .. } = command {
+        // The others block; they end at once, and the next command cleans up after them.
+        tokio::spawn(cancel_on_signal(stop.clone())?);
+    }
+    waltgate::image_command::run(&config, &command, &stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -17,7 +17,7 @@ use waltgate::backend::image::{ImageBackend, ImageError};
 use waltgate::backend::{
     BackendError, ExitStatus, Program, SessionEnd, SessionRequest, WindowSize,
 };
-use waltgate::config::OnCommandSuccess;
+use waltgate::config::{ContainerNetwork, OnCommandSuccess};
 
 const OK: Option<ExitStatus> = Some(ExitStatus::Code(0));
 
@@ -198,6 +198,30 @@ async fn subsystems_other_than_sftp_are_refused_in_words() {
     let error = start_error(&attachment, &request).await;
     assert_eq!(error.to_string(), "images have no subsystem netconf; sftp is the only one");
     assert!(bench.containers().is_empty());
+}
+
+#[tokio::test]
+async fn containers_share_a_network_where_that_is_the_hosts_only() {
+    // The engine's host may be elsewhere, so two containers are asked.
+    for (network, is_shared) in
+        [(ContainerNetwork::Loopback, false), (ContainerNetwork::Host, true)]
+    {
+        let bench = Bench::with(|defaults| defaults.network = network);
+        bench.image("pc", Kind::Limited);
+        let (first, second) = (bench.attach("pc"), bench.attach("pc"));
+        let ask = command("readlink /proc/self/ns/net /proc/self/ns/uts; hostname");
+        let mut answers = Vec::new();
+        for attachment in [&first, &second] {
+            let (outcome, ..) = run(attachment, &ask, "", &[]).await;
+            let lines: Vec<_> = outcome.text().lines().map(str::to_owned).collect();
+            answers.push(<[String; 3]>::try_from(lines).unwrap());
+        }
+        assert_eq!(answers[0][0] == answers[1][0], is_shared, "{answers:?}");
+        assert_ne!(answers[0][1], answers[1][1], "each has a host name of its own");
+        assert_eq!(answers[0][2], "image-shell");
+        first.close().await;
+        second.close().await;
+    }
 }
 
 #[tokio::test]

@@ -275,3 +275,33 @@ fn images_go_to_docker_and_back() {
     let socket = std::env::var_os("WALTGATE_TEST_DOCKER").map(PathBuf::from);
     exchange(socket.as_deref(), &format!("waltgate-exchange-{}", std::process::id()));
 }
+
+/// What podman wrote, in both of its formats, and what it says of what it gets back. It needs no
+/// service for that, only a place of its own.
+#[test]
+fn images_go_to_podman_and_back() {
+    let bench = Bench::new();
+    bench.tree();
+    bench.script("mkdir podman");
+    let podman = |arguments: &str| {
+        bench.script(&format!(
+            "podman --root podman/root --runroot podman/run --storage-driver vfs \
+             --cgroup-manager cgroupfs --events-backend file {arguments}"
+        ))
+    };
+    podman("import -q -c 'ENV COLOUR=blue' tree.tar alice/pc:v1 >&2");
+    let theirs = podman("image inspect -f '{{.Id}}' alice/pc:v1");
+    podman("save -q -o docker.tar alice/pc:v1");
+    podman("save -q --format oci-archive -o oci.tar alice/pc:v1");
+    for (file, name) in [("docker.tar", "docker"), ("oci.tar", "oci")] {
+        let ours = id(&bench.succeed(&["import", file, name]));
+        assert_eq!(ours, theirs.trim(), "{file}");
+    }
+    bench.succeed(&["export", "oci", "back.tar"]);
+    podman("rmi -f alice/pc:v1 >&2");
+    let loaded = podman("load -q -i back.tar");
+    let name = loaded.trim().rsplit(' ').next().unwrap();
+    assert_eq!(podman(&format!("image inspect -f '{{{{.Id}}}}' {name}")), theirs);
+    let env = podman(&format!("image inspect -f '{{{{.Config.Env}}}}' {name}"));
+    assert!(env.contains("COLOUR=blue"), "{env}");
+}

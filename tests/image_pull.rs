@@ -5,8 +5,11 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 
 use oci_client::Reference;
 use oci_client::client::{Client, ClientConfig, ClientProtocol, Config, ImageLayer};
@@ -14,10 +17,12 @@ use oci_client::secrets::RegistryAuth;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use support::DEADLINE;
+use rustix::process::Signal;
 use support::gateway::WALTGATE;
 use support::log::Log;
 use support::process::{Process, bound_command};
+use support::terminal::Terminal;
+use support::{DEADLINE, eventually};
 
 const USER: &str = "alice";
 const PASSWORD: &str = "secret";
@@ -240,4 +245,117 @@ fn what_cannot_be_pulled_is_told_in_one_line_and_leaves_nothing() {
     assert!(said.to_lowercase().contains("digest"), "{said}");
     let left = fs::read_dir(bench.path("state/engine/blobs/sha256")).unwrap().count();
     assert_eq!(left, 0);
+}
+
+/// A registry that has an image `pc` of two layers, and never comes to the end of the second. Tells
+/// when it is in the middle of it.
+fn stalling_registry() -> (String, mpsc::Receiver<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (sender, stalled) = mpsc::channel();
+    let layers = [vec![1; 3000], vec![2; 3_000_000]];
+    let diff_ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", sha256(layer))).collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let config = config.to_string().into_bytes();
+    let descriptor = |kind: &str, content: &[u8]| {
+        let media_type = format!("application/vnd.oci.image.{kind}");
+        json!({
+            "mediaType": media_type, "size": content.len(),
+            "digest": format!("sha256:{}", sha256(content)),
+        })
+    };
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": media_type,
+        "config": descriptor("config.v1+json", &config),
+        "layers": layers.iter().map(|layer| descriptor("layer.v1.tar", layer)).collect::<Vec<_>>(),
+    });
+    let manifest = manifest.to_string().into_bytes();
+    std::thread::spawn(move || {
+        let mut unfinished = Vec::new();
+        for connection in listener.incoming() {
+            let mut connection = BufReader::new(connection.unwrap());
+            let mut request = String::new();
+            connection.read_line(&mut request).unwrap();
+            let mut header = String::from("-");
+            while !header.trim().is_empty() {
+                header.clear();
+                connection.read_line(&mut header).unwrap();
+            }
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let blobs = [&config, &layers[0], &layers[1]];
+            let blob = blobs.iter().find(|blob| path.ends_with(&sha256(blob)));
+            let content = match blob {
+                Some(blob) => blob.as_slice(),
+                None if path.contains("/manifests/") => &manifest,
+                None => b"{}",
+            };
+            let connection = connection.get_mut();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {media_type}\r\n\
+                 Content-Length: {}\r\n\r\n",
+                content.len()
+            );
+            connection.write_all(head.as_bytes()).unwrap();
+            let sent = if content.len() < 1_000_000 { content.len() } else { 1_000_000 };
+            connection.write_all(&content[..sent]).unwrap();
+            if sent < content.len() {
+                unfinished.push(connection.try_clone().unwrap());
+                sender.send(()).unwrap();
+            }
+        }
+    });
+    (address, stalled)
+}
+
+#[test]
+fn a_pull_that_is_interrupted_leaves_nothing() {
+    let bench = Bench::open();
+    let (address, stalled) = stalling_registry();
+    let pull = || {
+        let mut command = bench.image(&["pull", &format!("{address}/pc")]);
+        let mut process = Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::piped()));
+        let said = Log::collect(process.stderr.take().unwrap());
+        stalled.recv_timeout(DEADLINE).unwrap();
+        (process, said)
+    };
+    let kept = || {
+        let find =
+            "find state/engine/blobs/sha256 state/engine/layers state/engine/tmp -mindepth 1";
+        let mut sh = Command::new("sh");
+        let found = sh.args(["-ec", find]).current_dir(bench.directory.path()).output().unwrap();
+        assert!(found.status.success());
+        String::from_utf8(found.stdout).unwrap()
+    };
+
+    for signal in [Signal::INT, Signal::TERM] {
+        let (process, said) = pull();
+        eventually("the first layer is there", || !kept().is_empty());
+        process.signal(signal);
+        let code = process.wait(DEADLINE).and_then(|status| status.code());
+        assert!(said.wait_for_end(DEADLINE));
+        assert_eq!(code, Some(1), "{}", said.text());
+        let last = said.text().lines().last().unwrap().to_owned();
+        assert_eq!(last, format!("waltgate: interrupted; nothing of {address}/pc was kept"));
+        assert_eq!(kept(), "");
+    }
+    // What a killed one leaves, the next commands remove.
+    let (process, _) = pull();
+    process.kill();
+    process.wait(DEADLINE);
+    assert!(bench.succeed(&["list"]).lines().count() == 1);
+    bench.succeed(&["gc"]);
+    assert_eq!(kept(), "");
+}
+
+#[test]
+fn a_bar_on_a_terminal_shows_how_far_a_pull_is() {
+    let bench = Bench::open();
+    bench.push("pc", "amd64", "content");
+    let mut terminal = Terminal::open(&mut bench.image(&["pull", &bench.name("pc")]));
+    terminal.expect("layer 1 of 1 [##############################]");
+    terminal.expect("pulled: ");
 }

@@ -13,13 +13,16 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use support_engine::embedded::{engine_in, script_in};
 use support_engine::*;
+use waltgate::backend::image::engine::Engine as _;
 use waltgate::backend::image::engine::embedded::EmbeddedEngine;
-use waltgate::backend::image::engine::embedded::store::Store;
-use waltgate::backend::image::engine::{ContainerSpec, Engine as _};
 use waltgate::backend::{Attachment, ExitStatus, SessionRequest};
 
 const WALTGATE: &str = env!("CARGO_BIN_EXE_waltgate");
+
+/// capabilities(7)
+const CAP_SYS_ADMIN: u32 = 21;
 
 /// Makes a static program of a source in tests/system_calls.
 fn compiled(name: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
@@ -123,6 +126,21 @@ async fn what_is_not_known_is_not_there_and_the_rest_works() {
 }
 
 #[tokio::test]
+async fn what_it_took_to_set_up_the_filter_no_program_has() {
+    let bench = bench_with_the_probe(Kind::Limited).await;
+    let attachment = bench.attach("pc");
+    let script = "grep -h ^Cap /proc/1/status /proc/self/status";
+    let (outcome, ..) = run(&attachment, &command(script), "", &[]).await;
+    let said = outcome.text();
+    assert_eq!(said.lines().count(), 10, "{said}");
+    for line in said.lines() {
+        let set = u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+        assert_eq!(set & (1 << CAP_SYS_ADMIN), 0, "{said}");
+    }
+    attachment.close().await;
+}
+
+#[tokio::test]
 async fn a_user_becomes_root_by_su() {
     let bench = bench_with_the_probe(Kind::Limited).await;
     let attachment = bench.attach("pc");
@@ -139,22 +157,9 @@ async fn a_user_becomes_root_by_su() {
 async fn without_a_filter_no_program_runs() {
     let (_compiled, wrapper) = compiled("no_filters", &[&format!("-DPROGRAM=\"{WALTGATE}\"")]);
     let directory = tempfile::tempdir().unwrap();
-    let root = directory.path().join("engine");
-    fs::create_dir(directory.path().join("tree")).unwrap();
-    let tree = "cd \"$0\"; cp /bin/busybox tree/busybox; tar -C tree -cf tree.tar .";
-    let made = Command::new("sh").args(["-ec", tree]).arg(directory.path()).status().unwrap();
-    assert!(made.success());
-    let archive = fs::File::open(directory.path().join("tree.tar")).unwrap();
-    let image_id = Store::open(&root).unwrap().import(archive, "pc").unwrap();
-    let spec = ContainerSpec {
-        name: "unfiltered".to_owned(),
-        image_id,
-        argv: ["/busybox", "touch", "/here"].map(str::to_owned).to_vec(),
-        working_dir: "/".to_owned(),
-        ..ContainerSpec::default()
-    };
+    let (engine, image) = engine_in(directory.path(), &wrapper);
+    let spec = script_in(&image, "/busybox touch /here");
 
-    let engine = EmbeddedEngine::supervised_by(wrapper, root.clone());
     let container = engine.create(&spec).await.unwrap();
     let refused = engine.start(&container).await.unwrap_err().to_string();
     assert!(refused.contains("filter of system calls"), "{refused}");
@@ -163,7 +168,7 @@ async fn without_a_filter_no_program_runs() {
     engine.remove(&container).await.unwrap();
 
     // The same where the kernel has them.
-    let engine = EmbeddedEngine::supervised_by(WALTGATE.into(), root);
+    let engine = EmbeddedEngine::supervised_by(WALTGATE.into(), directory.path().to_owned());
     let container = engine.create(&spec).await.unwrap();
     engine.start(&container).await.unwrap();
     assert_eq!(engine.wait(&container).await.unwrap(), 0);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use tempfile::NamedTempFile;
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::image::embedded_engine_directory;
 use crate::backend::image::engine::embedded::store::Store;
@@ -55,11 +56,16 @@ pub enum ImageCommand {
     Gc,
 }
 
-/// Does it. Blocks in between: nothing else may run on this runtime.
+/// Does it. Blocks in between: nothing else may run on this runtime. A pull ends when `stop` is
+/// cancelled.
 ///
 /// # Errors
 /// That it cannot be done; then nothing was changed.
-pub async fn run(config: &Config, command: &ImageCommand) -> anyhow::Result<()> {
+pub async fn run(
+    config: &Config,
+    command: &ImageCommand,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("the embedded engine's images are root's; run this as root");
     }
@@ -69,7 +75,7 @@ pub async fn run(config: &Config, command: &ImageCommand) -> anyhow::Result<()> 
         ImageCommand::List => list(&store),
         ImageCommand::Import { file, name } => import(&store, file, name),
         ImageCommand::Export { name, file } => export(&store, name, file),
-        ImageCommand::Pull { reference } => pull(&store, reference).await,
+        ImageCommand::Pull { reference } => pull(&store, reference, stop).await,
         ImageCommand::Remove { name } => {
             store.remove(name).map_err(|error| with_advice(error.into()))?;
             say(&format!("Image {name} removed.\n"))
@@ -124,8 +130,8 @@ fn import(store: &Store, file: &str, name: &str) -> anyhow::Result<()> {
     say(&format!("Image {name} imported: {id}\n"))
 }
 
-async fn pull(store: &Store, reference: &str) -> anyhow::Result<()> {
-    let pulled = registry::pull(store, reference).await;
+async fn pull(store: &Store, reference: &str, stop: &CancellationToken) -> anyhow::Result<()> {
+    let pulled = registry::pull(store, reference, stop).await;
     if pulled.is_err() {
         // What was pulled in vain; another process at work would do it later.
         store.collect_if_idle()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use libcontainer::oci_spec::image::{Descriptor, Digest, MediaType};
 use oci_client::Reference;
 use oci_client::client::{Client, ClientConfig, ClientProtocol};
@@ -16,6 +16,7 @@ use oci_client::manifest::{ImageIndexEntry, OciDescriptor};
 use oci_client::secrets::RegistryAuth;
 use tokio::task::spawn_blocking;
 use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::image::engine::embedded::store::Store;
 use crate::backend::image::engine::embedded::this_machines_architecture;
@@ -33,8 +34,12 @@ const BAR: usize = 30;
 ///
 /// # Errors
 /// That the registry cannot be reached, has no such image or does not let us in, that its content
-/// is damaged, or the disk full. What was pulled until then is garbage.
-pub(super) async fn pull(store: &Store, name: &str) -> anyhow::Result<String> {
+/// is damaged, the disk full, or that `stop` was cancelled. What was pulled until then is garbage.
+pub(super) async fn pull(
+    store: &Store,
+    name: &str,
+    stop: &CancellationToken,
+) -> anyhow::Result<String> {
     let reference: Reference =
         name.parse().map_err(|error| anyhow!("{name:?} is not an image reference: {error}"))?;
     let registry = reference.registry().to_owned();
@@ -48,21 +53,26 @@ pub(super) async fn pull(store: &Store, name: &str) -> anyhow::Result<String> {
         read_timeout: Some(SILENCE),
         ..ClientConfig::default()
     });
-    let (manifest, _) = client.pull_image_manifest(&reference, &auth).await.map_err(failed)?;
+    let interrupted = || anyhow!("interrupted; nothing of {name} was kept");
+    let manifest = stop.run_until_cancelled(client.pull_image_manifest(&reference, &auth)).await;
+    let (manifest, _) = manifest.ok_or_else(interrupted)?.map_err(failed)?;
     let _hold = store.hold()?;
-    let source = Source { store, client: &client, reference: &reference };
-    let config = source.fetch(&manifest.config, None).await.map_err(|error| match error {
+    let source = Source { store, client: &client, reference: &reference, stop };
+    let told = |failure: Failure| match failure {
+        // Also what came of content that ended too early.
+        _ if stop.is_cancelled() => interrupted(),
         Failure::Registry(error) => failed(error),
         Failure::Store(error) => error,
-    })?;
+        Failure::Interrupted => interrupted(),
+    };
+    let config = source.fetch(&manifest.config, None).await.map_err(told)?;
     let mut layers = Vec::with_capacity(manifest.layers.len());
     for (number, layer) in manifest.layers.iter().enumerate() {
         let place = (number + 1, manifest.layers.len());
-        let fetched = source.fetch(layer, Some(place)).await.map_err(|error| match error {
-            Failure::Registry(error) => failed(error),
-            Failure::Store(error) => error,
-        })?;
-        layers.push(fetched);
+        layers.push(source.fetch(layer, Some(place)).await.map_err(told)?);
+    }
+    if stop.is_cancelled() {
+        return Err(interrupted());
     }
     let config = store.document(config.as_digest_sha256().unwrap_or_default())?;
     let (store, name) = (store.clone(), name.to_owned());
@@ -74,9 +84,11 @@ struct Source<'a> {
     store: &'a Store,
     client: &'a Client,
     reference: &'a Reference,
+    stop: &'a CancellationToken,
 }
 
 enum Failure {
+    Interrupted,
     Registry(OciDistributionError),
     Store(anyhow::Error),
 }
@@ -102,18 +114,17 @@ impl Source<'_> {
         if self.store.open_blob(&hex).is_ok() {
             return Ok(descriptor);
         }
-        let stream = self
-            .client
-            .pull_blob_stream(self.reference, wanted)
-            .await
-            .map_err(Failure::Registry)?;
+        let opening = self.client.pull_blob_stream(self.reference, wanted);
+        let opened = self.stop.run_until_cancelled(opening).await.ok_or(Failure::Interrupted)?;
+        let stream = opened.map_err(Failure::Registry)?;
         let mut progress = place.map(|(number, of)| Progress::new(number, of, wanted));
-        let counted = stream.stream.inspect_ok(move |data| {
+        let stream = stream.stream.take_until(self.stop.clone().cancelled_owned());
+        let counted = stream.inspect_ok(move |data| {
             if let Some(progress) = &mut progress {
                 progress.add(data.len());
             }
         });
-        let mut content = SyncIoBridge::new(StreamReader::new(counted));
+        let mut content = SyncIoBridge::new(StreamReader::new(Box::pin(counted)));
         let store = self.store.clone();
         let added = spawn_blocking(move || store.add_blob(&mut content, Some(&hex))).await;
         match added {

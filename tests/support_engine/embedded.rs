@@ -87,6 +87,27 @@ impl Embedded {
     }
 }
 
+/// An engine of its own in this directory, whose supervisors are run by `program`, and the
+/// identifier of an image of it with busybox and nothing else.
+pub(crate) fn engine_in(root: &Path, program: &Path) -> (EmbeddedEngine, String) {
+    let tree = tempfile::tempdir().unwrap();
+    std::fs::copy("/bin/busybox", tree.path().join("busybox")).unwrap();
+    let tar = Command::new("tar").arg("-C").arg(tree.path()).args(["-c", "."]).output().unwrap();
+    let id = Store::open(root).unwrap().import(tar.stdout.as_slice(), "pc").unwrap();
+    (EmbeddedEngine::supervised_by(program.to_owned(), root.to_owned()), id)
+}
+
+/// A container that runs a script with [`engine_in`]'s busybox.
+pub(crate) fn script_in(image_id: &str, script: &str) -> ContainerSpec {
+    ContainerSpec {
+        name: "script".to_owned(),
+        image_id: image_id.to_owned(),
+        argv: ["/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
+        working_dir: "/".to_owned(),
+        ..ContainerSpec::default()
+    }
+}
+
 impl TestEngine for Embedded {
     fn config(&self) -> config::Engine {
         config::Engine { kind: EngineKind::Embedded, socket: None }

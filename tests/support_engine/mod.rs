@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test crate uses the parts it needs")]
 
-mod embedded;
+pub(crate) mod embedded;
 pub(crate) mod failing;
 pub(crate) mod selection;
 

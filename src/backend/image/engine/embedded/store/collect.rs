@@ -111,6 +111,19 @@ impl Store {
         Ok(Freed { images, bytes: self.collect()? })
     }
 
+    /// Does what makes an image, while nobody cleans up. Of what it added in vain, say until the disk
+    /// was full, nothing is kept.
+    pub(super) fn making<T>(
+        &self,
+        make: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let made = self.hold().and_then(|_hold| make());
+        if made.is_err() {
+            self.collect_if_idle()?;
+        }
+        made
+    }
+
     /// Cleans up, unless somebody is adding something. The next one will.
     ///
     /// # Errors

@@ -34,11 +34,7 @@ impl Store {
     /// That the archive is none, is damaged or has several images, or that the disk is full. Then
     /// nothing of it is kept.
     pub fn import(&self, archive: impl Read + Send, reference: &str) -> Result<String, StoreError> {
-        let imported = self.hold().and_then(|_hold| self.import_held(archive, reference));
-        if imported.is_err() {
-            self.collect_if_idle()?;
-        }
-        imported
+        self.making(|| self.import_held(archive, reference))
     }
 
     fn import_held(

@@ -100,7 +100,10 @@ impl Store {
     /// # Errors
     /// That there is no such image, that the files cannot be read, or that the disk is full.
     pub fn commit(&self, base_id: &str, upper: &Path) -> Result<String, StoreError> {
-        let _hold = self.hold()?;
+        self.making(|| self.commit_held(base_id, upper))
+    }
+
+    fn commit_held(&self, base_id: &str, upper: &Path) -> Result<String, StoreError> {
         let base = self.image(base_id)?;
         let layer = self.layer_of(upper, Form::Upper)?;
         let mut config = self.config_of(&base)?;
@@ -120,7 +123,14 @@ impl Store {
         id: &str,
         labels: &BTreeMap<String, String>,
     ) -> Result<String, StoreError> {
-        let _hold = self.hold()?;
+        self.making(|| self.flatten_held(id, labels))
+    }
+
+    fn flatten_held(
+        &self,
+        id: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<String, StoreError> {
         let image = self.image(id)?;
         let directories = self.layer_directories(&image)?;
         let scratch = self.scratch()?;
@@ -149,7 +159,10 @@ impl Store {
     /// That one of them is gone, that their layers do not belong together, or that the disk is
     /// full.
     pub fn publish(&self, publication: &Publication) -> Result<String, StoreError> {
-        let _hold = self.hold()?;
+        self.making(|| self.publish_held(publication))
+    }
+
+    fn publish_held(&self, publication: &Publication) -> Result<String, StoreError> {
         let base = self.image(&publication.base)?;
         let files = self.image(&publication.files)?;
         let mut config = self.config_of(&base)?;
