@@ -208,17 +208,25 @@ async fn containers_share_a_network_where_that_is_the_hosts_only() {
     {
         let bench = Bench::with(|defaults| defaults.network = network);
         bench.image("pc", Kind::Limited);
+        let ask = "readlink /proc/self/ns/net; readlink /proc/self/ns/uts; hostname; echo";
         let (first, second) = (bench.attach("pc"), bench.attach("pc"));
-        let ask = command("readlink /proc/self/ns/net /proc/self/ns/uts; hostname");
-        let mut answers = Vec::new();
-        for attachment in [&first, &second] {
-            let (outcome, ..) = run(attachment, &ask, "", &[]).await;
-            let lines: Vec<_> = outcome.text().lines().map(str::to_owned).collect();
-            answers.push(<[String; 3]>::try_from(lines).unwrap());
-        }
-        assert_eq!(answers[0][0] == answers[1][0], is_shared, "{answers:?}");
-        assert_ne!(answers[0][1], answers[1][1], "each has a host name of its own");
-        assert_eq!(answers[0][2], "image-shell");
+        let mut console = FakeConsole::new(false, &[]);
+        // It stays, so that its numbers are not given away again.
+        let staying = command(&format!("{ask}; cat"));
+        let mut session = first.start(&staying, &mut console).await.unwrap();
+        let first_says = read_until(&mut session, "\n\n").await;
+        let (outcome, ..) = run(&second, &command(ask), "", &[]).await;
+        let second_says = outcome.text();
+        let [one, other] = [&first_says, &second_says].map(|said| {
+            let lines: Vec<_> = said.split_whitespace().collect();
+            <[&str; 3]>::try_from(lines).unwrap()
+        });
+        assert_eq!(one[0] == other[0], is_shared, "{one:?} {other:?}");
+        assert_ne!(one[1], other[1], "each has a host name of its own");
+        assert_eq!(one[2], "image-shell");
+        session.stdin.eof().await.unwrap();
+        let outcome = drain(&mut session).await;
+        first.finish(&staying, &outcome.end(), &mut console).await.unwrap();
         first.close().await;
         second.close().await;
     }

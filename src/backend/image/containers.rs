@@ -38,7 +38,11 @@ const LABEL_NAME: &str = "waltgate.container";
 const NAME_PREFIX: &str = "waltgate-";
 
 /// Keeps a shell that is process 1 alive, with nothing but the shell itself, until its input ends.
-const WAIT_FOR_EOF: &str = "while read -r line; do :; done";
+///
+/// Every orphan becomes a child of process 1. A shell that reads does not wait for its children; one
+/// that waits for one of them does for all. The reader may be killed by what runs beside it.
+const WAIT_FOR_EOF: &str =
+    "exec 3<&0; until { while read -r line; do :; done; } <&3 & wait $!; do :; done";
 
 /// What a new container needs besides its image.
 pub(super) struct NewContainer<'a> {
