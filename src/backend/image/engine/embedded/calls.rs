@@ -41,8 +41,11 @@ impl Engine for EmbeddedEngine {
         if !supervisor::FILTERS_SYSTEM_CALLS {
             lacks.push(Lack::Filter);
         }
-        if !Cgroups::of_this_machine().are_usable() {
+        let cgroups = Cgroups::of_this_machine();
+        if !cgroups.are_usable() {
             lacks.push(Lack::Limits { reason: "its control groups cannot be written" });
+        } else if !cgroups.can_limit() {
+            lacks.push(Lack::Limits { reason: "its control groups have no controllers for them" });
         }
         Ok(EngineInfo {
             product: "the embedded engine".to_owned(),

@@ -16,9 +16,11 @@ const ROOT: &str = "/sys/fs/cgroup";
 const PARENT: &str = "waltgate";
 /// statfs(2)
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
-/// What limits and the end of a container need of v1.
+/// What limits need; of v1 also the end of a container.
 const NEEDED: [&str; 2] = ["memory", "pids"];
 const DEVICES: &str = "devices";
+/// The controllers of v2 that are not in use by v1.
+const CONTROLLERS: &str = "cgroup.controllers";
 /// Only the freezer of v1 has it.
 const FREEZER: &str = "freezer.state";
 /// What systemd keeps its own groups in, under v1 and under the hybrid.
@@ -34,8 +36,8 @@ enum Kind {
     Absent,
     /// A hierarchy for each controller, with or without the one for devices.
     V1 { devices: bool },
-    /// One hierarchy.
-    V2,
+    /// One hierarchy, with or without the controllers for limits: those may be in use by v1.
+    V2 { limits: bool },
 }
 
 /// The control groups of this machine.
@@ -53,7 +55,12 @@ impl Cgroups {
         #[allow(clippy::unnecessary_cast, reason = "its type depends on the architecture")]
         let is_unified = found.f_type as i64 == CGROUP2_SUPER_MAGIC;
         if is_unified {
-            return Self(if is_writable(root) { Kind::V2 } else { Kind::Absent });
+            if !is_writable(root) {
+                return Self(Kind::Absent);
+            }
+            let controllers = fs::read_to_string(root.join(CONTROLLERS)).unwrap_or_default();
+            let has = |name: &str| controllers.split_whitespace().any(|there| there == name);
+            return Self(Kind::V2 { limits: NEEDED.iter().all(|name| has(name)) });
         }
         if !NEEDED.iter().all(|name| is_writable(&root.join(name))) {
             return Self(Kind::Absent);
@@ -62,6 +69,11 @@ impl Cgroups {
     }
 
     /// Whether limits can be set.
+    pub(super) fn can_limit(self) -> bool {
+        matches!(self.0, Kind::V1 { .. } | Kind::V2 { limits: true })
+    }
+
+    /// Whether containers have some.
     pub(super) fn are_usable(self) -> bool {
         self.0 != Kind::Absent
     }
@@ -127,7 +139,7 @@ impl Cgroups {
         let own = Path::new(PARENT).join(id);
         let candidates = match self.0 {
             Kind::Absent => vec![],
-            Kind::V2 => vec![Path::new(ROOT).join(own)],
+            Kind::V2 { .. } => vec![Path::new(ROOT).join(own)],
             Kind::V1 { .. } => fs::read_dir(ROOT)?
                 .map(|entry| Ok(entry?.path().join(&own)))
                 .collect::<io::Result<_>>()?,

@@ -41,10 +41,13 @@ impl Container {
     /// Takes mounted files.
     pub(super) fn new(
         directory: &Directory,
-        record: Record,
+        mut record: Record,
         files: Files,
         cgroups: Cgroups,
     ) -> io::Result<Self> {
+        if !cgroups.can_limit() {
+            (record.memory, record.pids) = (None, None);
+        }
         let id = directory
             .path()
             .file_name()
