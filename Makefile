@@ -27,7 +27,7 @@ demo:
 GROUPS ?=
 EFFORT ?=
 bench:
-	.ci/install-packages libseccomp-dev openssh-client openssh-server openssh-sftp-server
+	.ci/install-packages libseccomp-dev openssh-client openssh-server openssh-sftp-server rsync
 	cargo bench --locked --bench gateway -- $(EFFORT) $(GROUPS)
 
 # Containers on the embedded engine and on Docker: tests/run starts one where none answers.

@@ -6,13 +6,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::host_keys;
+use crate::auth::{Authenticator, host_keys};
 use crate::backend::image::embedded_engine_directory;
 use crate::backend::image::engine::EngineInfo;
 use crate::backend::node::check_identity;
-use crate::config::{Config, EngineKind, HostKeyPolicy, NodeOptions};
+use crate::config::{Config, Draft, EngineKind, HostKeyPolicy, NodeOptions};
 use crate::gateway::Parts;
 use crate::inventory::{Freshness, Inventory as _};
+use crate::rsync;
 
 /// How long the WalT server gets to answer.
 const WALT_ANSWER: Duration = Duration::from_secs(15);
@@ -36,6 +37,16 @@ impl Findings {
         }
     }
 
+    /// Whether the sections that say how `what` is to be are free of mistakes; else notes that it is
+    /// not tried.
+    fn may_try(&mut self, draft: &Draft, what: &str, sections: &[&str]) -> bool {
+        let wrong = sections.iter().find(|section| draft.has_errors_in(section));
+        if let Some(section) = wrong {
+            self.notes.push(format!("{what} is not tried, as [{section}] is wrong"));
+        }
+        wrong.is_none()
+    }
+
     fn note_engine(&mut self, config: &Config, engine: &EngineInfo) {
         let (product, place) = (&engine.product, engine.place.display());
         let is_embedded = engine.place == embedded_engine_directory(&config.server.state_dir);
@@ -50,20 +61,37 @@ impl Findings {
     }
 }
 
-/// Tries keys, engine and inventory of a configuration that was read. Creates nothing.
-pub async fn run(config: &Config) -> Findings {
+/// Tries keys, engine and inventory of a configuration, also of a wrong one: what belongs to a section
+/// with a mistake in it is left out, as it would be about values that nobody meant. Creates nothing.
+pub async fn run(draft: &Draft) -> Findings {
     let mut findings = Findings::default();
-    for path in &config.server.host_keys {
-        findings.note(check_host_key(path));
+    let Some(config) = &draft.config else { return findings };
+    if findings.may_try(draft, "[server] host_keys", &["server"]) {
+        for path in &config.server.host_keys {
+            findings.note(check_host_key(path));
+        }
     }
-    check_nodes(config, &mut findings);
+    check_nodes(config, draft, &mut findings);
+    if findings.may_try(draft, "[auth] accounts_dir", &["auth"]) {
+        check_accounts(config, &mut findings);
+    }
+    if has_persist(config) {
+        match rsync::version().await {
+            Ok(line) => findings.fine.push(format!("rsync of /persist: {line}")),
+            Err(error) => {
+                let note = format!("rsync of /persist goes through the nodes: {error}");
+                findings.notes.push(note);
+            }
+        }
+    }
 
     let background = TaskTracker::new();
     let stop = CancellationToken::new();
     match Parts::new(config, &background, &stop) {
         Ok(parts) => {
-            findings.problems.extend(parts.authenticator.problems());
-            if let Some(walt) = &parts.walt {
+            if let Some(walt) = &parts.walt
+                && findings.may_try(draft, "[walt] api", &["walt"])
+            {
                 findings.note(match walt.wait_first(WALT_ANSWER).await {
                     Freshness::Fresh => Ok(format!(
                         "the WalT server lists {} nodes and {} images",
@@ -75,9 +103,11 @@ pub async fn run(config: &Config) -> Findings {
                     }
                 });
             }
-            match parts.images.check().await {
-                Ok(engine) => findings.note_engine(config, &engine),
-                Err(error) => findings.problems.push(format!("[engine]: {error}")),
+            if findings.may_try(draft, "[engine]", &["engine", "server"]) {
+                match parts.images.check().await {
+                    Ok(engine) => findings.note_engine(config, &engine),
+                    Err(error) => findings.problems.push(format!("[engine]: {error}")),
+                }
             }
         }
         Err(error) => findings.problems.push(error.to_string()),
@@ -86,6 +116,13 @@ pub async fn run(config: &Config) -> Findings {
     background.close();
     background.wait().await;
     findings
+}
+
+fn check_accounts(config: &Config, findings: &mut Findings) {
+    match Authenticator::new(config) {
+        Ok(authenticator) => findings.problems.extend(authenticator.problems()),
+        Err(error) => findings.problems.push(error.to_string()),
+    }
 }
 
 fn check_host_key(path: &Path) -> Result<String, String> {
@@ -98,12 +135,26 @@ fn check_host_key(path: &Path) -> Result<String, String> {
     }
 }
 
-fn check_nodes(config: &Config, findings: &mut Findings) {
+/// Whether /persist of some node may be on this machine.
+fn has_persist(config: &Config) -> bool {
+    config.node_defaults.persist_root.is_dir()
+        || config.nodes.values().any(|node| {
+            node.persist.is_some() || (node.mac.is_some() && node.options.persist_root.is_dir())
+        })
+}
+
+fn check_nodes(config: &Config, draft: &Draft, findings: &mut Findings) {
+    if !findings.may_try(draft, "[node_defaults] identity", &["node_defaults"]) {
+        return;
+    }
     let mut tried = Vec::new();
     let nodes = config.nodes.iter().map(|(name, node)| (format!("[nodes.{name}]"), &node.options));
     let defaults =
         config.walt.iter().map(|_| ("[node_defaults]".to_owned(), &config.node_defaults));
     for (section, options) in defaults.chain(nodes) {
+        if draft.has_errors_in(section.trim_matches(['[', ']'])) {
+            continue;
+        }
         let key = (options.identity.clone(), options.known_hosts.clone(), options.host_key_policy);
         if tried.contains(&key) {
             continue;

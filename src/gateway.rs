@@ -85,7 +85,6 @@ pub struct Gateway {
 
 /// The parts that `waltgate check` tries too.
 pub(crate) struct Parts {
-    pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) inventory: Arc<Inventories>,
     pub(crate) walt: Option<Arc<WaltInventory>>,
     pub(crate) images: Arc<ImageBackend>,
@@ -99,7 +98,6 @@ impl Parts {
         background: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Self, GatewayError> {
-        let authenticator = Arc::new(Authenticator::new(config)?);
         let mut sources: Vec<Arc<dyn Inventory>> =
             vec![Arc::new(StaticInventory::new(&config.nodes))];
         let walt = match &config.walt {
@@ -124,13 +122,14 @@ impl Parts {
             engine: config.engine.clone(),
             defaults: config.image_defaults.clone(),
             max_containers_per_account: config.limits.max_containers_per_account,
+            max_unsaved_per_account: config.limits.max_unsaved_per_account,
             state_dir: config.server.state_dir.clone(),
             lobby: config.server.lobby.clone(),
             binfmt_misc: BINFMT_MISC.into(),
             names: catalogue.clone(),
             listener: catalogue,
         }));
-        Ok(Self { authenticator, inventory, walt, images, nodes })
+        Ok(Self { inventory, walt, images, nodes })
     }
 }
 
@@ -151,13 +150,14 @@ impl Gateway {
 
         let background = TaskTracker::new();
         let stop_background = CancellationToken::new();
+        let authenticator = Arc::new(Authenticator::new(&config)?);
         let parts = Parts::new(&config, &background, &stop_background)?;
         let sockets = listen(&config.server.listen).await?;
         let backend = Backends {
             nodes: parts.nodes.clone(),
             images: parts.images.clone(),
             inventory: parts.inventory.clone(),
-            authenticator: parts.authenticator.clone(),
+            authenticator: authenticator.clone(),
             lobby: config.server.lobby.clone(),
         };
         let limits = SpoolLimits {
@@ -169,7 +169,7 @@ impl Gateway {
             patience: Patience::none(),
         };
         let server = Arc::new(Server::new(
-            parts.authenticator.clone(),
+            authenticator,
             Arc::new(backend),
             config.limits.clone(),
             config.server.lobby.clone(),

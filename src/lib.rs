@@ -14,7 +14,8 @@
 //! 7. [`inventory`] knows which nodes and images there are.
 //! 8. [`backend`] opens what was asked for: a node, or a container of an image.
 //! 9. [`sftp`] serves the files of a directory tree, for backends whose files are on this host.
-//! 10. [`relay`] carries bytes between the client's channel and the backend's session.
+//! 10. [`rsync`] runs this machine's rsync, shut in such a tree.
+//! 11. [`relay`] carries bytes between the client's channel and the backend's session.
 
 pub mod accept_host_key;
 pub mod auth;
@@ -29,8 +30,10 @@ pub mod inventory;
 pub mod listener;
 pub mod names;
 pub mod relay;
+pub mod rsync;
 pub mod server;
 pub mod sftp;
+mod shell_words;
 mod ssh;
 pub mod target;
 pub mod workers;

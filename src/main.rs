@@ -65,6 +65,9 @@ enum Command {
         /// The container's directory.
         directory: PathBuf,
     },
+    /// Run this machine's rsync on one directory alone; the gateway runs this.
+    #[command(hide = true)]
+    ConfinedRsync(waltgate::rsync::confinement::Arguments),
     /// Read a password and print its argon2id hash, for [accounts.NAME] password.
     HashPassword,
 }
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         }
         Command::Image { command, config } => run(image(config.path, command)),
         Command::ContainerSupervisor { directory } => container_supervisor(&directory),
+        Command::ConfinedRsync(arguments) => confined_rsync(&arguments),
         Command::HashPassword => hash_password(),
     };
     match done {
@@ -137,6 +141,7 @@ async fn serve(path: PathBuf) -> anyhow::Result<ExitCode> {
         warn!("{warning}");
     }
     raise_descriptor_limit();
+    heed_quotas();
     let gateway = Gateway::start(config).await?;
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
@@ -151,6 +156,19 @@ fn raise_descriptor_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Quotas hold for what is written to /persist, also by root: capabilities(7), CAP_SYS_RESOURCE. All
+/// threads come from this one; programs that it runs have the capability again.
+fn heed_quotas() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let given_up = capabilities(None).and_then(|mut sets| {
+        sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+        set_capabilities(None, sets)
+    });
+    if let Err(error) = given_up {
+        warn!(%error, "quotas may not hold for files in /persist");
     }
 }
 
@@ -178,17 +196,14 @@ fn cancel_on_signal(
 }
 
 async fn check(path: PathBuf) -> anyhow::Result<ExitCode> {
-    let (config, warnings) = match Config::load(&path) {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return Ok(ExitCode::FAILURE);
-        }
-    };
-    for warning in warnings {
+    let draft = Config::draft(&path);
+    for error in &draft.errors {
+        eprintln!("{error}");
+    }
+    for warning in &draft.warnings {
         println!("warning: {warning}");
     }
-    let findings = waltgate::check::run(&config).await;
+    let findings = waltgate::check::run(&draft).await;
     for line in &findings.fine {
         println!("ok: {line}");
     }
@@ -198,7 +213,8 @@ async fn check(path: PathBuf) -> anyhow::Result<ExitCode> {
     for line in &findings.problems {
         eprintln!("problem: {line}");
     }
-    Ok(if findings.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let all_is_fine = draft.errors.is_empty() && findings.problems.is_empty();
+    Ok(if all_is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn accept_host_key(
@@ -238,6 +254,11 @@ fn container_supervisor(directory: &Path) -> anyhow::Result<ExitCode> {
     waltgate::backend::image::engine::embedded::supervisor::run(directory)
         .context("the supervisor of a container")?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn confined_rsync(arguments: &waltgate::rsync::confinement::Arguments) -> anyhow::Result<ExitCode> {
+    let code = waltgate::rsync::confinement::run(arguments).context("the process for rsync")?;
+    Ok(ExitCode::from(code))
 }
 
 fn hash_password() -> anyhow::Result<ExitCode> {

@@ -13,7 +13,8 @@ use std::process::Command;
 use support::{Engine, Testbed, eventually};
 use support_clients::Ability::{Command as Commands, Files, Forward, Terminal};
 use support_clients::{
-    Bed, Place, Trial, files, forwards, has_a_terminal, runs_a_command, script, succeeds, version,
+    Bed, PERSIST, Place, Trial, files, forwards, has_a_terminal, runs_a_command, script, succeeds,
+    version,
 };
 
 fn openssh(place: &Place<'_>, program: &str) -> Command {
@@ -121,7 +122,7 @@ fn both_ways(
     bed: Bed<'_>,
     copy: impl Fn(&Place<'_>, &str, &str),
 ) {
-    copies_on(&["node", "image"], program, version, name, bed, copy);
+    copies_on(&["node", PERSIST, "image"], program, version, name, bed, copy);
 }
 
 fn copies_on(
@@ -155,7 +156,7 @@ fn rsync() {
     let bed = Bed::new(&testbed, &engine);
     // The image has no rsync, and rsync needs one at the other end.
     copies_on(
-        &["node"],
+        &["node", PERSIST],
         "rsync",
         &version("rsync", "-V", "rsync"),
         "rsync",

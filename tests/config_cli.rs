@@ -34,6 +34,41 @@ fn check_reports_everything_at_once() {
 }
 
 #[test]
+fn check_tries_what_the_file_says_also_when_other_parts_of_it_are_wrong() {
+    let testbed = Testbed::new();
+    let (node, camera) = (testbed.sshd_off("rpi1"), testbed.sshd_off("camera1"));
+    let missing = testbed.path("no_such_key");
+    testbed.write("ca.pub", "");
+    let path = testbed
+        .gateway()
+        .limits("max_startup = 5")
+        .auth(&format!("trusted_user_ca = {:?}", testbed.path("ca.pub")))
+        .node_with(&node, &format!("identity = {missing:?}"))
+        .node_with(&camera, "identity = \"/nonexistent/other_key\"\nboot_mod = \"network\"")
+        .tables("[engine]\nkind = \"docker\"\nsocket = \"unix:///nonexistent/docker.sock\"")
+        .tables("[walt]\napi = \"https://127.0.0.1:1/api/v1\"")
+        .write("127.0.0.1:0");
+    let said = waltgate(&["check", "-c", path.to_str().unwrap()], b"").expect_code(1);
+    let said = said.expect_stderr_with(&[
+        "max_startup: unknown key",
+        "boot_mod: unknown key",
+        "[walt] api",
+        "no_such_key",
+        "ca.pub holds no usable public key",
+        "/nonexistent/docker.sock",
+    ]);
+    assert!(!said.stderr.contains("other_key"), "of a node with a mistake: {said:?}");
+    assert!(said.text().contains("note: [walt] api is not tried, as [walt] is wrong"), "{said:?}");
+
+    // Where values are not what is meant, what is wrong with them says nothing.
+    let path = testbed.gateway().tables("[engine]\nkynd = \"docker\"").write("127.0.0.1:0");
+    let said = waltgate(&["check", "-c", path.to_str().unwrap()], b"").expect_code(1);
+    assert_eq!(said.stderr.lines().count(), 2, "and the missing directory of keys: {said:?}");
+    assert!(said.text().contains("ok: [server] host_keys"), "{said:?}");
+    assert!(said.text().contains("note: [engine] is not tried, as [engine] is wrong"), "{said:?}");
+}
+
+#[test]
 fn check_reports_an_engine_a_key_and_an_inventory_that_do_not_work() {
     let testbed = Testbed::new();
     let node = testbed.sshd_off("rpi1");

@@ -10,7 +10,9 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use support::client::run;
 use support::gateway::hash_password;
+use support::process::bound_command;
 use support::{DEADLINE, Gateway, GatewaySetup, Testbed, eventually};
 
 /// `[auth]` lines that let in nobody without credentials, and the directory of account keys.
@@ -394,6 +396,32 @@ fn sessions_of_one_connection_are_limited() {
 }
 
 #[test]
+fn an_idle_connection_is_closed_after_a_warning_on_its_terminal_and_a_busy_one_is_not() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let gateway = testbed.gateway().node(&node).limits("idle_minutes = 0.15").start();
+    let idle = gateway.ssh("rpi1").command("echo in; exec cat").start();
+    idle.expect_stdout("in\n");
+    let count = "n=0; until [ $n = 40 ]; do n=$((n+1)); echo $n; sleep 0.3; done";
+    let busy = gateway.ssh("rpi1").command(count).start();
+
+    let mut terminal = gateway.login("rpi1");
+    terminal.expect("# ");
+    terminal.send("echo wai''ting\r");
+    terminal.expect("waiting");
+    terminal.expect("waltgate: idle for ");
+    terminal.expect("s; the connection is closed in ");
+    terminal.expect(" s unless you type\r\n");
+    terminal.expect("waltgate: closed after 9 s without traffic");
+    assert_eq!(terminal.wait(), Some(255));
+
+    // Where there is no terminal, nobody is bothered before the end.
+    idle.finish().expect_code(255).expect_stderr("waltgate: closed after 9 s without traffic\n");
+    let busy = busy.finish().expect_success();
+    assert!(busy.stdout.ends_with(b"40\n"), "{busy:?}");
+}
+
+#[test]
 fn host_keys_are_made_once_and_private() {
     let testbed = Testbed::new();
     let mut gateway = testbed.gateway().start();
@@ -418,4 +446,51 @@ fn a_stop_ends_sessions_and_exits_with_0() {
     assert_eq!(gateway.stop(), Some(0));
     session.finish().expect_code(255).expect_stderr_with(&["waltgate: "]);
     assert!(TcpStream::connect(gateway.address()).is_err());
+}
+
+#[test]
+fn names_that_are_none_are_told_in_one_line_after_the_login() {
+    let testbed = Testbed::new();
+    let gateway = testbed.gateway().start();
+    // ssh itself does not take control characters and those that mean something to a shell.
+    let with_dbclient = |user: &str| {
+        let mut dbclient = bound_command("dbclient");
+        let port = gateway.address().port().to_string();
+        dbclient.args(["-y", "-y", "-p", &port, "-l", user, "127.0.0.1", "id"]);
+        dbclient.env("HOME", testbed.path(""));
+        run(dbclient, b"")
+    };
+    let with_ssh = |user: &str| gateway.ssh(user).command("id").run();
+    let long = format!("image.{}", "a".repeat(1200));
+    for (user, told) in [
+        ("image.UPPER", "\"UPPER\" is not a valid image name"),
+        ("image.", "no image name after \"image.\""),
+        ("image.a/../b", "images of other registries"),
+        ("image.../../etc", "images of other registries"),
+        ("image./etc/passwd", "images of other registries"),
+        ("image.a,b", "type one image"),
+        ("image.a b", "is not a valid image name"),
+        ("image.\u{e9}", "is not a valid image name"),
+        ("image.bob.x_", "is not a valid image tag"),
+        ("UPPER+image.x", "is not a valid account name"),
+        ("+image.x", "is not a valid account name"),
+        (long.as_str(), "1024 at most"),
+        ("image.a\u{1b}[2J", "is not a valid image name"),
+        ("image.a\nb", "is not a valid image name"),
+        ("image.a\u{7f}", "is not a valid image name"),
+        ("image.a;reboot", "is not a valid image name"),
+        ("image.$(reboot)", "is not a valid image name"),
+    ] {
+        let for_dbclient = user.contains(|c: char| c.is_control() || matches!(c, ';' | '$'));
+        let refused = if for_dbclient { with_dbclient(user) } else { with_ssh(user) };
+        let refused = refused.expect_code(255).expect_stdout("");
+        let line = refused.stderr.lines().find(|line| line.starts_with("waltgate: "));
+        let line = line.unwrap_or_else(|| panic!("{user:?}: {refused:?}"));
+        assert!(line.contains(told), "{user:?}: {refused:?}");
+        assert!(!line.contains(char::is_control) && line.len() < 400, "{refused:?}");
+        assert_eq!(refused.stderr.matches("waltgate: ").count(), 1, "{refused:?}");
+    }
+    // An engine is not even looked for.
+    assert!(!gateway.log().contains("container engine"), "{}", gateway.log());
+    gateway.ssh("walt").run().expect_success();
 }

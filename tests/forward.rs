@@ -16,8 +16,8 @@ use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
 use support::process::{bound_command, run_tool};
 use support::{DEADLINE, Gateway, Node, Testbed, eventually};
 use support_forward::{
-    assert_parallel_conversations, converse, local, socks_connect, talk, talk_over_tcp,
-    talkative_server, unused_port, wait_for_port, whole_answer,
+    GREETING, assert_parallel_conversations, converse, local, socks_ask, socks_connect, talk,
+    talk_over_tcp, talkative_server, unused_port, wait_for_port, whole_answer,
 };
 
 fn one_node() -> (Testbed, Node, Gateway) {
@@ -303,4 +303,151 @@ fn keys_that_forbid_forwarding_forward_nothing() {
         .run()
         .expect_code(255);
     gateway.ssh("rpi1").identity(&key).command("true").run().expect_success();
+}
+
+/// A gateway that knows alice's key, with these options.
+fn with_key_options(testbed: &Testbed, node: &Node, options: &str) -> Gateway {
+    testbed.generate_key("alice", "ed25519");
+    let line = format!("{options} {}", testbed.read("alice.pub"));
+    testbed.write("accounts/alice.pub", line);
+    let accounts = testbed.path("accounts");
+    let auth = format!("open_networks = []\naccounts_dir = {accounts:?}");
+    testbed.gateway().auth(&auth).node(node).start()
+}
+
+#[test]
+fn keys_with_permitopen_open_what_it_lists_and_nothing_else() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let (good, other) = (talkative_server(), talkative_server());
+    let options =
+        format!(r#"permitopen="{good}",permitopen="[::1]:{}",permitopen="rpi1:22""#, other.port());
+    let gateway = with_key_options(&testbed, &node, &options);
+    let key = testbed.path("alice");
+    let socket = node.persist().join("server");
+    let listener = UnixListener::bind(&socket).unwrap();
+
+    let asked = |user: &str, to: &str| {
+        gateway.ssh(user).identity(&key).option(&["-o", "LogLevel=INFO", "-W", to]).run()
+    };
+    assert!(asked("rpi1", &good.to_string()).expect_success().text().starts_with(GREETING));
+    // It is permitted, and nobody is there.
+    asked("rpi1", &format!("[::1]:{}", other.port())).expect_stderr_with(&["connect failed"]);
+    let localhost = format!("localhost:{}", good.port());
+    for to in [localhost, other.to_string(), format!("127.0.0.1:{}", node.address().port())] {
+        asked("rpi1", &to).expect_stdout("").expect_stderr_with(&["administratively prohibited"]);
+    }
+    gateway.expect_log("the credentials forbid it");
+
+    let (dynamic, local_port) = (unused_port(), unused_port());
+    let here = testbed.path("here");
+    let unix = format!("{}:/persist/server", here.display());
+    let forward = format!("{local_port}:{good}");
+    let client = gateway
+        .ssh("rpi1")
+        .identity(&key)
+        .option(&["-N", "-D", &dynamic.to_string(), "-L", &forward, "-L", &unix])
+        .start();
+    wait_for_port(dynamic);
+    wait_for_port(local_port);
+    assert_eq!(talk_over_tcp(local(local_port)), whole_answer());
+    let stream = socks_connect(local(dynamic), good);
+    assert_eq!(talk(&stream, || stream.shutdown(Shutdown::Write).unwrap()), whole_answer());
+    let mut heard = Vec::new();
+    socks_ask(local(dynamic), other).read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, b"");
+    eventually("the forward's socket is there", || here.exists());
+    UnixStream::connect(&here).unwrap().read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, b"");
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "no Unix socket can be listed");
+    client.kill();
+
+    // A jump opens a connection too. Listening is another option's.
+    let mut banner = String::new();
+    let mut jump = gateway.ssh("walt").identity(&key).option(&["-W", "rpi1:22"]).start_unread();
+    BufReader::new(jump.stdout.take().unwrap()).read_line(&mut banner).unwrap();
+    assert!(banner.starts_with("SSH-2.0-OpenSSH"), "{banner}");
+    jump.kill();
+    let by_address = format!("{}:22", node.address().ip());
+    asked("walt", &by_address).expect_stderr_with(&["administratively prohibited"]);
+    let inward = format!("{}:{good}", unused_port());
+    let options = ["-o", "ExitOnForwardFailure=yes", "-R", &inward];
+    gateway.ssh("rpi1").identity(&key).option(&options).command("true").run().expect_success();
+}
+
+#[test]
+fn keys_with_permitlisten_listen_where_it_says_and_nowhere_else() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let server = talkative_server();
+    let [any, named, refused] = [unused_port(), unused_port(), unused_port()];
+    let options =
+        format!(r#"permitlisten="{any}",permitlisten="localhost:{named}",permitlisten="[::1]:*""#);
+    let gateway = with_key_options(&testbed, &node, &options);
+    let key = testbed.path("alice");
+    let ask = |on: &str| {
+        let forward = format!("{on}:{server}");
+        let options = ["-o", "ExitOnForwardFailure=yes", "-R", &forward];
+        gateway.ssh("rpi1").identity(&key).option(&options).command("true").run()
+    };
+    let permitted =
+        [format!("{any}"), format!("127.0.0.1:{any}"), format!("{named}"), "[::1]:0".to_owned()];
+    for on in permitted {
+        ask(&on).expect_success();
+    }
+    let forbidden =
+        [format!("127.0.0.1:{named}"), format!("{refused}"), "0".to_owned(), "/persist/s".into()];
+    for on in forbidden {
+        ask(&on).expect_code(255).expect_stderr_with(&["forwarding failed"]);
+    }
+    let client = gateway
+        .ssh("rpi1")
+        .identity(&key)
+        .option(&["-N", "-R", &format!("{any}:{server}")])
+        .start();
+    wait_for_port(any);
+    assert_eq!(talk_over_tcp(local(any)), whole_answer());
+    client.kill();
+    // Opening connections is another option's.
+    let opened = gateway.ssh("rpi1").identity(&key).option(&["-W", &server.to_string()]).run();
+    assert!(opened.expect_success().text().starts_with(GREETING));
+}
+
+#[test]
+fn a_certificate_of_an_accounts_own_authority_logs_in_with_what_both_permit() {
+    let testbed = Testbed::new();
+    let node = testbed.sshd("rpi1");
+    let server = talkative_server();
+    let ca = testbed.generate_key("ca", "ed25519");
+    let key = testbed.generate_key("laptop", "ed25519");
+    let gateway = {
+        let options =
+            format!(r#"cert-authority,principals="ops,night shift",no-pty,permitopen="{server}""#);
+        let line = format!("{options} {}", testbed.read("ca.pub"));
+        testbed.write("accounts/alice.pub", line);
+        let auth = format!("open_networks = []\naccounts_dir = {:?}", testbed.path("accounts"));
+        testbed.gateway().auth(&auth).node(&node).start()
+    };
+    let certify = |principals: &str| {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.arg("-q").arg("-s").arg(&ca).args(["-I", "laptop", "-n", principals]);
+        run_tool(keygen.arg(testbed.path("laptop.pub")));
+    };
+    let ssh = || gateway.ssh("rpi1").identity(&key);
+
+    certify("night shift");
+    ssh().command("hostname").run().expect_success().expect_stdout("rpi1\n");
+    gateway.expect_log("account=\"alice\"");
+    let terminal = ssh().option(&["-tt"]).command("tty").run();
+    terminal.expect_stderr_with(&["PTY allocation request failed"]);
+    let to_server = ssh().option(&["-W", &server.to_string()]).run().expect_success();
+    assert!(to_server.text().starts_with(GREETING));
+    ssh().option(&["-W", "localhost:22"]).run().expect_stdout("");
+
+    certify("alice");
+    ssh().command("hostname").run().expect_code(255).expect_stdout("");
+    // The authority's key itself logs nobody in.
+    let with_ca = gateway.ssh("rpi1").identity(&ca).command("hostname").run();
+    with_ca.expect_code(255).expect_stdout("");
 }

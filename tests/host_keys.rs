@@ -5,7 +5,7 @@
 mod support;
 
 use support::gateway::waltgate;
-use support::{Finished, Node, Testbed};
+use support::{Finished, Gateway, Node, Testbed};
 
 /// Gives the node a new host key.
 fn change_host_key(testbed: &Testbed, node: &mut Node, name: &str) {
@@ -95,4 +95,45 @@ fn a_key_is_not_accepted_of_a_node_that_is_off() {
         .map(str::to_owned);
     let said = accept(&words).expect_code(1);
     assert!(said.stderr.contains("rpi1") && said.stderr.contains("cannot connect"), "{said:?}");
+}
+
+#[test]
+fn a_device_with_a_login_of_its_own_is_known_from_its_first_login_on() {
+    let testbed = Testbed::new();
+    testbed.write("known_hosts", "");
+    let mut camera = testbed.sshd_off("camera1");
+    camera.add_login("pi");
+    camera.start();
+    let mut gateway =
+        testbed.gateway().node_with(&camera, "host_key_policy = \"accept-new\"").start();
+    let login = |gateway: &Gateway| {
+        gateway.ssh("pi.camera1").command("echo $(id -un) on $(hostname)").run()
+    };
+    login(&gateway).expect_success().expect_stdout("pi on camera1\n").expect_stderr("");
+    let copied = gateway.scp("pi.camera1", &["REMOTE:/etc/hostname", "."]);
+    copied.run().expect_success();
+    let default = gateway.ssh("camera1").command("id -un").run();
+    default.expect_success().expect_stdout("root\n");
+    let nobody = gateway.ssh("ghost.camera1").command("id -un").run().expect_code(255);
+    nobody.expect_one_gateway_line().expect_stderr_with(&["camera1", "key for ghost"]);
+
+    // The key is the gateway's to keep: in its state, not in the file of another program.
+    assert_eq!(testbed.read("known_hosts"), "");
+    let kept = testbed.read("state/known_hosts");
+    let key = testbed.read("node_host_key.pub");
+    let key = key.split(' ').nth(1).unwrap();
+    assert_eq!(kept.trim(), format!("camera1 ssh-ed25519 {key}"));
+    assert_eq!(gateway.stop(), Some(0));
+    gateway.restart();
+    login(&gateway).expect_success();
+
+    change_host_key(&testbed, &mut camera, "second");
+    let refused = login(&gateway).expect_code(255).expect_one_gateway_line();
+    assert!(refused.stderr.contains("HOST KEY HAS CHANGED"), "{refused:?}");
+    let recorded = format!("{}:", testbed.path("state/known_hosts").display());
+    assert!(refused.stderr.contains(&recorded), "{refused:?}");
+    let command = command_shown(&refused);
+    assert_eq!(command[0], "camera1");
+    accept(&command).expect_success();
+    login(&gateway).expect_success().expect_stdout("pi on camera1\n").expect_stderr("");
 }

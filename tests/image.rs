@@ -377,3 +377,43 @@ fn an_image_without_a_shell_is_reported() {
     assert_ne!(said.code, Some(0), "{said:?}");
     said.expect_one_gateway_line().expect_stderr_with(&[&name, "/bin/sh"]);
 }
+
+#[test]
+fn who_writes_much_is_warned_also_within_a_program_that_has_the_whole_screen() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let tables = "[image_defaults]\ndisk = \"10M\"";
+    let gateway = testbed.gateway().engine(&engine).tables(tables).start();
+    let write = "dd if=/dev/zero of=/root/much bs=1M count=9 2>/dev/null";
+    let warning = "waltgate: ";
+    let warning_end = " MB of 10.4 MB on disk are used; past that, all programs are ended";
+
+    let login = || {
+        let discard = ["-o", "SetEnv=WALTGATE_SAVE_AS=discard"];
+        gateway.ssh(&image.user()).option(&discard).on_terminal()
+    };
+    let mut terminal = login();
+    terminal.expect("# ");
+    terminal.send(format!("{write}\r"));
+    terminal.expect(&format!("\r\n{warning}"));
+    terminal.expect(&format!("{warning_end}\r\n"));
+    terminal.send("rm /root/much; exit\r");
+    terminal.wait();
+
+    let mut terminal = login();
+    terminal.expect("# ");
+    terminal.send(format!("printf '\\033[?1049h'; {write}\r"));
+    terminal.expect(&format!("\x1b7\x1b[999;1H\x1b[0;7m{warning}"));
+    terminal.expect(&format!("{warning_end}\x1b[0m\x1b[K\x1b8"));
+    terminal.send("rm /root/much; exit\r");
+    terminal.wait();
+
+    let command = format!("{write}; read go; rm /root/much");
+    let mut session = gateway.ssh(&image.user()).command(&command).start();
+    session.expect_stderr(warning);
+    session.expect_stderr(warning_end);
+    session.send("go\n");
+    session.finish().expect_success().expect_stdout("");
+    expect_no_container(&image);
+}

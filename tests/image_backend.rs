@@ -7,12 +7,13 @@ mod support_engine;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use support_engine::*;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use waltgate::backend::image::engine::{ContainerSpec, ExecSpec};
+use waltgate::backend::image::engine::{ContainerSpec, ExecSpec, Lack, Limit};
 use waltgate::backend::image::{ImageBackend, ImageError};
 use waltgate::backend::{
     BackendError, ExitStatus, Program, SessionEnd, SessionRequest, WindowSize,
@@ -692,6 +693,138 @@ async fn an_account_has_a_limited_number_of_containers() {
     for attachment in attachments {
         attachment.close().await;
     }
+}
+
+/// Writes a file of so many mebibytes.
+fn write(file: &str, mebibytes: u32) -> String {
+    format!("dd if=/dev/zero of=/root/{file} bs=1M count={mebibytes} 2>/dev/null; ")
+}
+
+#[tokio::test]
+async fn a_container_that_writes_too_much_warns_its_sessions_and_ends_and_can_be_resumed() {
+    let bench = Bench::with(|defaults| {
+        (defaults.disk, defaults.keep_unsaved) = (Some(20 << 20), Duration::from_secs(3600));
+    });
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(false, &[]);
+    let request = command(&format!(
+        "{} read go; {} echo written; sleep 1000",
+        write("much", 17),
+        write("more", 8)
+    ));
+    let mut session = attachment.start(&request, &mut console).await.unwrap();
+    let notice = read_notice(&mut session).await;
+    let end = " MB of 20.9 MB on disk are used; past that, all programs are ended";
+    assert!(notice.ends_with(end), "{notice}");
+    // Who comes later is warned too.
+    let beside = command("sleep 1000");
+    let mut second = attachment.start(&beside, &mut console).await.unwrap();
+    assert_eq!(read_notice(&mut second).await, notice);
+
+    session.stdin.write(Bytes::from_static(b"go\n")).await.unwrap();
+    for (request, session) in [(&request, &mut session), (&beside, &mut second)] {
+        let outcome = drain(session).await;
+        assert_eq!(outcome.exit, None, "nobody is told that a program ended by itself");
+        let finished = attachment.finish(request, &SessionEnd::BackendLost, &mut console).await;
+        assert_eq!(
+            finished.unwrap_err().to_string(),
+            "the container of image pc is gone: it wrote more than 20.9 MB to disk, so its \
+             programs were ended"
+        );
+    }
+    assert!(console.text().contains("The changes are kept for 1 h"), "{}", console.text());
+    attachment.close().await;
+    assert!(bench.file("pc", "/root/much").is_none(), "nothing is saved");
+
+    let attachment = bench.attach("pc");
+    let mut console = FakeConsole::new(true, &["r", "clean"]);
+    let mut session = attachment.start(&shell(), &mut console).await.unwrap();
+    read_notice(&mut session).await;
+    let clean = "rm /root/m*; echo mine >/root/mine; exit\n";
+    session.stdin.write(Bytes::from_static(clean.as_bytes())).await.unwrap();
+    let outcome = drain(&mut session).await;
+    attachment.finish(&shell(), &outcome.end(), &mut console).await.unwrap();
+    assert!(console.text().contains("New image clean saved."), "{}", console.text());
+    assert_eq!(bench.file("clean", "/root/mine").as_deref(), Some("mine\n"));
+    assert!(bench.file("clean", "/root/much").is_none());
+}
+
+#[tokio::test]
+async fn an_engine_elsewhere_says_itself_how_much_is_written() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let engine = Arc::new(failing::Failing::without(bench.engine.connect(), vec![]));
+    let mut limited = defaults();
+    limited.disk = Some(4 << 20);
+    let backend = ImageBackend::with_engine(bench.parts(&limited), engine);
+    let attachment = attach(&backend, &bench.account, None, "pc");
+    let request = command(&format!("{} sleep 1000", write("much", 6)));
+    let (outcome, _, finished) = run(&attachment, &request, "", &[]).await;
+    assert_eq!(outcome.exit, None);
+    let error = finished.unwrap_err();
+    assert!(error.contains("it wrote more than 4.1 MB to disk"), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_says_which_limit_of_the_configuration_its_engine_cannot_enforce() {
+    let bench = Bench::new();
+    bench.image("pc", Kind::Limited);
+    let limits = vec![Limit::Processes, Limit::Processors];
+    let lack = Lack::Limits { limits, reason: "this is a test" };
+    let engine = Arc::new(failing::Failing::without(bench.engine.connect(), vec![lack]));
+    let mut limited = defaults();
+    limited.cpus = Some(500);
+    let note = "Note: containers have no limits of processes and processor time: this is a test.";
+    for (defaults, said) in [(defaults(), ""), (limited, note)] {
+        let backend =
+            ImageBackend::with_engine(bench.parts(&defaults), Arc::clone(&engine) as Arc<_>);
+        let attachment = attach(&backend, &bench.account, None, "pc");
+        let (_, console, _) = run(&attachment, &command("true"), "", &[]).await;
+        assert_eq!(console.text(), said);
+        attachment.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_shell_wrote_until_its_disk_was_full_can_be_saved() {
+    for kind in [Kind::Limited, Kind::Os] {
+        let bench = Bench::with(|defaults| {
+            (defaults.disk, defaults.keep_unsaved) = (Some(4 << 20), Duration::from_secs(3600));
+        });
+        bench.image("pc", kind);
+        let attachment = bench.attach("pc");
+        let input = format!("echo mine >/root/mine; {} sleep 1000\n", write("much", 6));
+        let (outcome, console, finished) = run(&attachment, &shell(), &input, &["full"]).await;
+        assert_eq!((outcome.exit, finished), (None, Ok(())));
+        let said = console.text();
+        assert!(said.contains("is gone: it wrote more than 4.1 MB to disk, so its"), "{said}");
+        assert!(said.contains("If you disconnect instead of answering"), "{said}");
+        assert_eq!(bench.file("full", "/root/mine").as_deref(), Some("mine\n"));
+        assert!(bench.containers().is_empty());
+    }
+}
+
+/// Control groups as a container of either version of them sees its own.
+#[tokio::test]
+async fn a_container_gets_no_more_memory_processes_and_processors_than_the_configuration_says() {
+    let bench = Bench::with(|defaults| {
+        (defaults.memory, defaults.pids, defaults.cpus) = (Some(64 << 20), Some(50), Some(1500));
+    });
+    bench.image("pc", Kind::Limited);
+    let attachment = bench.attach("pc");
+    let look = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory.max; \
+                cat pids/pids.max pids.max; cat cpu/cpu.cfs_quota_us cpu.max; exit 0";
+    let (outcome, console, _) = run(&attachment, &command(look), "", &[]).await;
+    let seen = outcome.text();
+    let lines: Vec<_> = seen.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(lines, ["67108864", "50", "150000"], "{seen}");
+    assert_eq!(console.text(), "", "all of these can be enforced here");
+
+    let fill = "dd if=/dev/zero of=/dev/null bs=100M count=1 2>/dev/null; echo ended with $?";
+    let (outcome, ..) = run(&attachment, &command(fill), "", &[]).await;
+    assert_eq!(outcome.text(), "ended with 137\n");
+    attachment.close().await;
 }
 
 #[tokio::test]

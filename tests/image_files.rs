@@ -537,3 +537,37 @@ fn an_image_is_mounted_with_sshfs() {
     gateway.wait_until_idle();
     assert_eq!(in_image(&gateway, &image, "find . -type f | xargs wc -c"), "5000000 ./data\n");
 }
+
+#[test]
+fn uploads_stop_where_the_disk_of_a_container_ends_and_save_nothing() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let tables = "[image_defaults]\ndisk = \"8M\"";
+    let gateway = testbed.gateway().engine(&engine).tables(tables).start();
+    let large = testbed.path("large");
+    // Not zeros: those would be a hole.
+    fs::write(&large, [7; 4096].repeat(3 << 10)).unwrap();
+    let large = large.to_str().unwrap();
+    let hole = testbed.path("hole");
+    File::create(&hole).unwrap().set_len(64 << 20).unwrap();
+
+    let user = image.user();
+    for client in [
+        gateway.scp(&user, &[large, "REMOTE:"]),
+        gateway.scp(&user, &["-O", large, "REMOTE:"]),
+        gateway.scp(&user, &["-O", hole.to_str().unwrap(), "REMOTE:"]),
+        gateway.sftp(&user, &format!("put {large}\n")),
+    ] {
+        let copied = client.run().expect_code(1);
+        assert!(copied.stderr.contains("Disk quota exceeded"), "{copied:?}");
+        assert!(copied.stderr.contains("was not saved"), "{copied:?}");
+    }
+    assert_eq!(in_image(&gateway, &image, "ls /root"), "");
+
+    // What fits is taken as ever.
+    let small = testbed.write("small", [7; 4096].repeat(1 << 10));
+    gateway.scp(&user, &[small.to_str().unwrap(), "REMOTE:"]).run().expect_success();
+    assert_eq!(in_image(&gateway, &image, "wc -c </root/small"), "4194304\n");
+    expect_no_container(&image);
+}

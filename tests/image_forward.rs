@@ -591,3 +591,45 @@ fn a_container_without_a_network_has_its_loopback() {
     client.finish();
     expect_no_container(&image);
 }
+
+#[test]
+fn keys_with_permits_forward_into_containers_and_out_what_they_list() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("alice", "limited");
+    let key = testbed.generate_key("alice", "ed25519");
+    let options = r#"permitopen="localhost:7",permitlisten="8000""#;
+    let line = format!("{options} {}", testbed.read("alice.pub"));
+    testbed.write("accounts/alice.pub", line);
+    let accounts = testbed.path("accounts");
+    let auth = format!("open_networks = []\naccounts_dir = {accounts:?}");
+    let gateway = testbed.gateway().auth(&auth).engine(&engine).start();
+    let ssh = || gateway.ssh(&image.user()).identity(&key);
+
+    let (good, other, unix) = (unused_port(), unused_port(), testbed.path("unix"));
+    let forwards = [
+        format!("{good}:localhost:7"),
+        format!("{other}:127.0.0.1:7"),
+        format!("{}:/run/server", unix.display()),
+    ];
+    let forwards: Vec<_> = forwards.iter().flat_map(|forward| ["-L", forward]).collect();
+    let client = with_server(ssh().option(&forwards));
+    assert_eq!(talk_over_tcp(local(good)), whole_answer());
+    let mut heard = Vec::new();
+    TcpStream::connect(local(other)).unwrap().read_to_end(&mut heard).unwrap();
+    UnixStream::connect(&unix).unwrap().read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, b"");
+    client.finish();
+    assert_eq!(gateway.log().matches("forward refused: the credentials forbid it").count(), 2);
+
+    let server = talkative_server();
+    let listen = |on: &str| {
+        let forward = format!("{on}:{server}");
+        let options = ["-o", "ExitOnForwardFailure=yes", "-R", &forward];
+        ssh().option(&options).command("nc 127.0.0.1 8000 </dev/null").run()
+    };
+    assert!(listen("8000").expect_success().text().starts_with(GREETING));
+    listen("8001").expect_code(255);
+    listen("/run/there").expect_code(255);
+    expect_no_container(&image);
+}

@@ -3,8 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a set-up that fails fails the test")]
 
 mod support;
+mod support_forward;
 
-use support::{Gateway, Node, Testbed, WaltApi};
+use std::io::Read;
+use std::net::TcpStream;
+
+use support::{Client, Gateway, Node, Testbed, WaltApi};
+use support_forward::{
+    local, talk_over_tcp, talkative_server, unused_port, wait_for_port, whole_answer,
+};
 
 const QUESTION: &str = "Go on all the same? (y/n): ";
 
@@ -115,4 +122,66 @@ fn who_agreed_once_is_not_asked_again_on_the_same_connection() {
     beside.expect_success().expect_stdout("rpi1\n").expect_stderr("");
     shell.send("exit\r");
     shell.wait();
+}
+
+/// A login that jumps through the gateway as `account`, with a key that the node itself takes.
+fn jump(testbed: &Testbed, gateway: &Gateway, account: &str) -> Client {
+    let config = testbed.path("ssh_config");
+    let port = gateway.address().port();
+    let proxy = format!("ssh -F {} -p {port} -W %h:22 {account}+walt@127.0.0.1", config.display());
+    gateway
+        .ssh("root")
+        .option(&["-o", &format!("ProxyCommand={proxy}"), "-o", "HostName=rpi1"])
+        .identity(&testbed.path("identity"))
+        .command("hostname")
+}
+
+#[test]
+fn where_other_owners_are_refused_nothing_is_forwarded_or_jumps() {
+    let testbed = Testbed::new();
+    let (node, gateway) =
+        node_with_image(&testbed, "alice/rpi-default:latest", "other_owner = \"refuse\"");
+    let server = talkative_server();
+    let forward = |account: &str, way: &str, port: u16| {
+        let forward = format!("{port}:{server}");
+        let options = ["-N", "-o", "ExitOnForwardFailure=yes", way, &forward];
+        gateway.ssh(&format!("{account}+rpi1")).option(&options).start()
+    };
+
+    let port = unused_port();
+    let client = forward("bob", "-L", port);
+    wait_for_port(port);
+    let mut heard = Vec::new();
+    TcpStream::connect(local(port)).unwrap().read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, b"");
+    client.kill();
+    let refused = forward("bob", "-R", unused_port()).finish().expect_code(255);
+    refused.expect_stderr_with(&["remote port forwarding failed"]);
+    let asked = gateway.ssh("bob+walt").option(&["-W", "rpi1:22"]).run();
+    assert_ne!(asked.code, Some(0), "{asked:?}");
+    assert_eq!(asked.text(), "");
+    jump(&testbed, &gateway, "bob").run().expect_code(255).expect_stdout("");
+    assert!(!node.log().contains("Accepted publickey"), "{}", node.log());
+
+    for way in ["-L", "-R"] {
+        let port = unused_port();
+        let client = forward("alice", way, port);
+        wait_for_port(port);
+        assert_eq!(talk_over_tcp(local(port)), whole_answer());
+        client.kill();
+    }
+    jump(&testbed, &gateway, "alice").run().expect_success().expect_stdout("rpi1\n");
+}
+
+#[test]
+fn where_other_owners_are_warned_of_forwards_and_jumps_go_on() {
+    let testbed = Testbed::new();
+    let (_node, gateway) = node_with_image(&testbed, "alice/rpi-default:latest", "");
+    jump(&testbed, &gateway, "bob").run().expect_success().expect_stdout("rpi1\n");
+    let port = unused_port();
+    let forward = format!("{port}:{}", talkative_server());
+    let client = gateway.ssh("bob+rpi1").option(&["-N", "-L", &forward]).start();
+    wait_for_port(port);
+    assert_eq!(talk_over_tcp(local(port)), whole_answer());
+    client.kill();
 }

@@ -137,6 +137,34 @@ fn an_offer_can_be_put_off_saved_or_discarded() {
 }
 
 #[test]
+fn what_was_changed_in_an_idle_session_is_kept() {
+    let testbed = Testbed::new();
+    let engine = Engine::connect();
+    let image = engine.image("guest", "limited");
+    let gateway = testbed.gateway().engine(&engine).limits("idle_minutes = 0.2").start();
+    let mut terminal = gateway.login(&image.user());
+    terminal.expect("# ");
+    change(&mut terminal, "idle");
+    terminal.expect("waltgate: idle for ");
+    terminal.expect(&format!("Image {} was not saved. The changes are kept", image.name()));
+    terminal.expect("waltgate: closed after 12 s without traffic");
+    assert_eq!(terminal.wait(), Some(255));
+    let [id] = unsaved(&gateway, "guest").try_into().unwrap();
+
+    let mut terminal = gateway.login(&image.user());
+    terminal.expect(&id);
+    terminal.send("r\r");
+    terminal.expect("# ");
+    terminal.send("cat /etc/motto\r");
+    terminal.expect("idle");
+    terminal.send("exit\r");
+    terminal.expect("Enter");
+    terminal.send("\x03");
+    terminal.wait();
+    expect_no_container(&image);
+}
+
+#[test]
 fn the_lobby_lists_saves_and_discards_an_accounts_own_changes_only() {
     let testbed = Testbed::new();
     let engine = Engine::connect();
@@ -197,7 +225,9 @@ fn a_gateway_that_is_stopped_at_the_question_says_where_the_changes_are() {
     terminal.send("exit\r");
     terminal.expect("Enter a new image name");
     assert_eq!(gateway.stop(), Some(0));
+    terminal.expect("(ctrl-C: abort): \r\nImage ");
     terminal.expect("The changes are kept for 24 h");
+    terminal.expect(&format!("log in to {} again", image.user()));
     terminal.expect("the gateway is shutting down");
     assert_eq!(terminal.wait(), Some(75));
 

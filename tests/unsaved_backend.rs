@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use support_engine::*;
 use waltgate::backend::image::ImageBackend;
-use waltgate::backend::{Caller, SessionEnd, SessionRequest};
+use waltgate::backend::{Caller, ExitStatus, SessionEnd, SessionRequest};
 
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -56,6 +56,42 @@ async fn unsaved_changes_are_removed_when_their_time_is_over() {
     assert_eq!(impatient.reap().await.unwrap(), 1);
     assert!(bench.containers().is_empty());
     assert!(listed(&bench.backend, &bench).await.is_empty());
+}
+
+#[tokio::test]
+async fn an_account_that_left_too_much_unsaved_gets_no_new_container_until_it_has_decided() {
+    let bench = keeping(LONG);
+    for image in ["pc", "pi", "router"] {
+        bench.image(image, Kind::Limited);
+    }
+    for image in ["pc", "pi"] {
+        vanish(&bench.attach(image), "/root/x").await;
+    }
+    for request in [shell(), command("true")] {
+        let mut console = FakeConsole::new(request.pty.is_some(), &[]);
+        let refused = bench.attach("router").start(&request, &mut console).await;
+        let account = &bench.account;
+        assert_eq!(
+            refused.map(drop).unwrap_err().to_string(),
+            format!(
+                "account {account} has left 2 containers with unsaved changes, which is the \
+                 limit; \"ssh walt@... unsaved\" lists them, \"ssh walt@... save ID NAME\" or \
+                 \"ssh walt@... discard ID\" frees one"
+            )
+        );
+    }
+    let other =
+        attach(&bench.backend, &"other".parse().unwrap(), Some(bench.account.as_str()), "pc");
+    let (outcome, ..) = run(&other, &command("true"), "", &[]).await;
+    assert_eq!(outcome.exit, Some(ExitStatus::Code(0)), "other accounts have limits of their own");
+    other.close().await;
+
+    // What was left can be resumed all the same.
+    let attachment = bench.attach("pi");
+    let (.., finished) = run(&attachment, &shell(), "exit\n", &["r", "^C"]).await;
+    assert_eq!(finished, Ok(()));
+    let (outcome, ..) = run(&bench.attach("router"), &command("true"), "", &[]).await;
+    assert_eq!(outcome.exit, Some(ExitStatus::Code(0)));
 }
 
 #[tokio::test]

@@ -61,6 +61,19 @@ fn large_file(bed: &Bed, effort: &Effort, table: &mut Table) {
         megabytes / batch(bed, server, "get /persist/large /dev/null\n")
     });
     add(table, "sftp get of one large file from /persist", "MB/s", get);
+    let rsync = |server, from: &str, to: &str| megabytes / rsync(bed, server, &["-W", from, to]);
+    let put = by_turns(effort.rounds, |server| {
+        fs::remove_file(&there).ok();
+        rsync(server, &source.display().to_string(), "REMOTE:/persist/large")
+    });
+    add(table, "rsync of one large file to /persist", "MB/s", put);
+    let fetched = bed.directory("persist-files").join("fetched");
+    let get = by_turns(effort.rounds, |server| {
+        fs::remove_file(&fetched).ok();
+        rsync(server, "REMOTE:/persist/large", &fetched.display().to_string())
+    });
+    add(table, "rsync of one large file from /persist", "MB/s", get);
+    fs::remove_file(fetched).unwrap();
     fs::remove_file(there).unwrap();
     fs::remove_file(source).unwrap();
 }
@@ -88,6 +101,16 @@ fn small_files(bed: &Bed, effort: &Effort, table: &mut Table) {
         copy(bed, server, "REMOTE:/persist/small-1", &target.display().to_string())
     });
     add(table, format!("scp -r of {SMALL_FILES} files of 4 KiB from /persist"), "s", down);
+    let from = format!("{}/", source.display());
+    let up = by_turns(effort.rounds, |server| {
+        rsync(bed, server, &["-a", &from, &format!("REMOTE:/persist/{}", next())])
+    });
+    add(table, format!("rsync -a of {SMALL_FILES} files of 4 KiB to /persist"), "s", up);
+    let down = by_turns(effort.rounds, |server| {
+        let target = fetched.join(next()).display().to_string();
+        rsync(bed, server, &["-a", "REMOTE:/persist/small-1/", &target])
+    });
+    add(table, format!("rsync -a of {SMALL_FILES} files of 4 KiB from /persist"), "s", down);
     for directory in [fetched, bed.node.persist()] {
         for entry in fs::read_dir(directory).unwrap() {
             fs::remove_dir_all(entry.unwrap().path()).unwrap();
@@ -134,6 +157,11 @@ fn batch(bed: &Bed, server: Server, commands: &str) -> f64 {
     let took = started.elapsed().as_secs_f64();
     expect_success(&command, &output);
     took
+}
+
+fn rsync(bed: &Bed, server: Server, arguments: &[&str]) -> f64 {
+    let (route, options) = server.route();
+    seconds(&mut bed.rsync(route, options, arguments))
 }
 
 fn copy(bed: &Bed, server: Server, from: &str, to: &str) -> f64 {

@@ -150,6 +150,18 @@ impl Bed {
         command
     }
 
+    /// `rsync -e 'ssh -F configuration OPTIONS' ARGUMENTS`; `REMOTE:` stands for the node.
+    pub(crate) fn rsync(&self, route: Route, options: &[&str], arguments: &[&str]) -> Command {
+        let remote = format!("{}:", route.host());
+        let configuration = self.testbed.path(configuration_of(CIPHER));
+        let mut command = Command::new("rsync");
+        command.arg("-e");
+        command.arg(format!("ssh -F {} {}", configuration.display(), options.join(" ")));
+        command.args(arguments.iter().map(|argument| argument.replace("REMOTE:", &remote)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
     /// `sftp -b -` with commands to be given on standard input.
     pub(crate) fn sftp(&self, route: Route) -> Command {
         self.sftp_with(route, &[])

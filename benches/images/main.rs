@@ -172,20 +172,38 @@ fn copy(mut from: TcpStream, mut to: TcpStream) {
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// From the start of `docker run -it` to the prompt.
-fn docker_run(image: &str) -> f64 {
+fn docker() -> Command {
     let mut docker = Command::new("docker");
     if let Some(socket) = std::env::var_os(DOCKER) {
         docker.arg("-H").arg(format!("unix://{}", socket.display()));
     }
+    docker
+}
+
+/// From the start of `docker run -it` to the prompt.
+fn docker_run(image: &str) -> f64 {
     let begun = Instant::now();
     let mut terminal =
-        Terminal::open(docker.args(["run", "--rm", "-it", "--network", "none", image]));
+        Terminal::open(docker().args(["run", "--rm", "-it", "--network", "none", image]));
     terminal.expect("# ");
     let time = begun.elapsed();
     terminal.send("exit\r");
     terminal.wait();
     milliseconds(time)
+}
+
+/// The same as `walt image shell` does it: one container runs a script that tells what the image
+/// offers, and a second one is the shell.
+fn two_runs(image: &str) -> f64 {
+    let script = "[ -e /etc/cpuinfo ] && echo cpuinfo
+        [ -x /bin/walt-image-shell-start ] && [ -x /bin/walt-image-shell-shutdown ] && echo os
+        [ -e /bin/bash ] && echo bash
+        true";
+    let begun = Instant::now();
+    let mut explore = docker();
+    explore.args(["run", "--rm", "--network", "none", image, "sh", "-c", script]);
+    assert!(explore.output().unwrap().status.success());
+    milliseconds(begun.elapsed()) + docker_run(image)
 }
 
 /// How long it takes until so many shells have a prompt, all of them open at the end.
@@ -230,17 +248,19 @@ fn main() {
     // The first one of each looks the image over.
     embedded.prompt();
     docker.as_ref().map(Bed::prompt);
-    let [mut ours, mut theirs, mut by_hand] = [const { Vec::new() }; 3];
+    let [mut ours, mut theirs, mut by_hand, mut walts] = [const { Vec::new() }; 4];
     for _ in 0..ROUNDS {
         ours.push(embedded.prompt());
         if let Some(docker) = &docker {
             theirs.push(docker.prompt());
             by_hand.push(docker_run(&docker.image));
+            walts.push(two_runs(&docker.image));
         }
     }
     let of_docker = |values: Vec<f64>| docker.is_some().then(|| median(values));
     row("ssh: accepted connection to prompt", Some(median(ours)), of_docker(theirs));
     row("`docker run -it` to prompt", None, of_docker(by_hand));
+    row("`docker run` to explore, `docker run -it` to prompt", None, of_docker(walts));
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let [mut ours, mut theirs] = [const { Vec::new() }; 2];

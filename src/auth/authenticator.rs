@@ -114,7 +114,7 @@ impl Authenticator {
         peer: IpAddr,
         key: &PublicKey,
     ) -> bool {
-        let certified = !self.key_files.current().await.authorities().is_empty();
+        let certified = self.key_files.current().await.trust_certificates();
         certified || self.public_key(claimed, peer, key).await.is_some()
     }
 
@@ -153,7 +153,8 @@ impl Authenticator {
         })
     }
 
-    /// A client that has proved to have the key of `certificate`: its principal.
+    /// A client that has proved to have the key of `certificate`: its principal, or the account that
+    /// lists the key that signed it as an authority.
     pub async fn certificate(
         &self,
         claimed: Option<&AccountName>,
@@ -162,7 +163,15 @@ impl Authenticator {
     ) -> Option<Identity> {
         let keys = self.key_files.current().await;
         let now = SystemTime::now();
-        match certificate::identity(certificate, keys.authorities(), claimed, peer, now) {
+        let entries = keys.authority_entries(certificate.signature_key());
+        let found = match certificate::identity(certificate, keys.authorities(), claimed, peer, now)
+        {
+            Err(_) if !entries.is_empty() => {
+                certificate::identity_of_entries(certificate, entries, claimed, peer, now)
+            }
+            found => found,
+        };
+        match found {
             Ok(identity) => Some(identity),
             Err(reason) => {
                 tracing::info!(%peer, %reason, "a certificate is refused");

@@ -3,6 +3,7 @@
 //! An entry that asks for something the gateway does not do is skipped and reported: granting
 //! more than its author meant would be worse than granting nothing.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use chrono::{DateTime, Local, NaiveDate, NaiveDateTime, TimeZone, Utc};
@@ -10,6 +11,8 @@ use russh::keys::PublicKey;
 
 use super::Restrictions;
 use super::addresses::AddressList;
+use super::forward_permits::ForwardPermit;
+use crate::names::AccountName;
 
 /// One usable line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,9 +23,32 @@ pub(super) struct Entry {
     pub(super) restrictions: Restrictions,
     from: Option<AddressList>,
     expires: Option<DateTime<Utc>>,
+    /// `cert-authority`: the key signs certificates, and does not log in itself.
+    authority: Option<Authority>,
+}
+
+/// For which certificates the key of a `cert-authority` entry stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Authority {
+    /// `principals=`: those of which a certificate must have one; by default the account's name.
+    principals: Option<Vec<String>>,
 }
 
 impl Entry {
+    /// Whether the key is a certification authority.
+    pub(super) fn is_authority(&self) -> bool {
+        self.authority.is_some()
+    }
+
+    /// Whether a certificate for `principals` that the key signed is one for `account`, whose
+    /// entry this is.
+    pub(super) fn certifies(&self, account: &AccountName, principals: &[String]) -> bool {
+        self.authority.as_ref().is_some_and(|authority| match &authority.principals {
+            Some(wanted) => principals.iter().any(|principal| wanted.contains(principal)),
+            None => principals.iter().any(|principal| principal == account.as_str()),
+        })
+    }
+
     /// Whether `from=` and `expiry-time=` let a client from `peer` use the key at `now`.
     pub(super) fn admits(&self, peer: IpAddr, now: DateTime<Utc>) -> bool {
         self.from.as_ref().is_none_or(|from| from.contains(peer))
@@ -97,8 +123,10 @@ fn parse_line(line: &str) -> Result<Entry, EntryError> {
         }
         key
     };
-    let Options { restrictions, from, expires } = entry_options;
-    Ok(Entry { key, restrictions, from, expires })
+    let Options { restrictions, from, expires, authority, principals } = entry_options;
+    // As in sshd, principals= on a key that is no authority has no effect.
+    let authority = authority.then_some(Authority { principals });
+    Ok(Entry { key, restrictions, from, expires, authority })
 }
 
 /// Cuts at the first blank that is not quoted.
@@ -137,6 +165,8 @@ struct Options {
     restrictions: Restrictions,
     from: Option<AddressList>,
     expires: Option<DateTime<Utc>>,
+    authority: bool,
+    principals: Option<Vec<String>>,
 }
 
 impl Options {
@@ -150,6 +180,20 @@ impl Options {
             ("from", Some(list)) => self.set_from(&list),
             ("command", Some(command)) => self.set_command(command),
             ("expiry-time", Some(time)) => self.set_expiry(&time),
+            ("permitopen", Some(permit)) => {
+                let permit = ForwardPermit::open(&permit);
+                self.restrictions.permit_open.push(permit.map_err(bad("permitopen"))?);
+                Ok(())
+            }
+            ("permitlisten", Some(permit)) => {
+                let permit = ForwardPermit::listen(&permit);
+                self.restrictions.permit_listen.push(permit.map_err(bad("permitlisten"))?);
+                Ok(())
+            }
+            ("principals", Some(list)) => self.set_principals(&list),
+            ("environment", Some(setting)) => check_environment(&setting),
+            // There are no tunnels to force a device on.
+            ("tunnel", Some(_)) => Ok(()),
             (flag, None) => self.set_flag(flag, option),
             _ => Err(EntryError::UnknownOption(name.escape_debug().to_string())),
         }
@@ -172,6 +216,7 @@ impl Options {
             "no-agent-forwarding" => restrictions.no_agent_forwarding = true,
             "x11-forwarding" => restrictions.no_x11_forwarding = false,
             "no-x11-forwarding" => restrictions.no_x11_forwarding = true,
+            "cert-authority" => self.authority = true,
             // The gateway has no ~/.ssh/rc, and never asks security keys for a touch.
             "user-rc" | "no-user-rc" | "no-touch-required" => {}
             _ => return Err(EntryError::UnknownOption(option.escape_debug().to_string())),
@@ -183,9 +228,16 @@ impl Options {
         if self.from.is_some() {
             return Err(EntryError::BadOption("from", "it is given twice".to_owned()));
         }
-        let list = AddressList::patterns(list)
-            .map_err(|err| EntryError::BadOption("from", err.to_string()))?;
+        let list = AddressList::patterns(list).map_err(bad("from"))?;
         self.from = Some(list);
+        Ok(())
+    }
+
+    fn set_principals(&mut self, list: &str) -> Result<(), EntryError> {
+        if self.principals.is_some() {
+            return Err(EntryError::BadOption("principals", "it is given twice".to_owned()));
+        }
+        self.principals = Some(list.split(',').map(str::to_owned).collect());
         Ok(())
     }
 
@@ -206,6 +258,21 @@ impl Options {
         self.expires = Some(self.expires.map_or(expires, |earlier| earlier.min(expires)));
         Ok(())
     }
+}
+
+/// `NAME=value`, which has no effect: sshd ignores it too unless PermitUserEnvironment says otherwise.
+fn check_environment(setting: &str) -> Result<(), EntryError> {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    match setting.split_once('=') {
+        Some((name, _)) if is_name(name) => Ok(()),
+        _ => Err(EntryError::BadOption("environment", "it must be NAME=value".to_owned())),
+    }
+}
+
+fn bad<E: Display>(option: &'static str) -> impl Fn(E) -> EntryError {
+    move |err| EntryError::BadOption(option, err.to_string())
 }
 
 /// The text within quotes, where only `\"` has a meaning.

@@ -8,6 +8,7 @@ use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::{Algorithm, Certificate, HashAlg};
 
 use super::addresses::{AddressList, AddressListError};
+use super::authorized_keys::Entry;
 use super::{Identity, Restrictions};
 use crate::names::AccountName;
 
@@ -32,10 +33,15 @@ pub(super) enum CertificateError {
     SeveralPrincipals,
     #[error("it is not for the account that the username names")]
     OtherPrincipal,
+    #[error("it fits no cert-authority entry with the key that signed it")]
+    NoEntry,
+    #[error("its force-command is another than the entry's command=")]
+    TwoCommands,
 }
 
-/// The identity that a certificate gives to a client from `peer` at `now`. That the client has
-/// the certified key is for the caller to know.
+/// The identity that a certificate gives to a client from `peer` at `now`, by one of the
+/// authorities that stand for all accounts. That the client has the certified key is for the
+/// caller to know.
 pub(super) fn identity(
     certificate: &Certificate,
     authorities: &[Fingerprint],
@@ -43,6 +49,44 @@ pub(super) fn identity(
     peer: IpAddr,
     now: SystemTime,
 ) -> Result<Identity, CertificateError> {
+    let restrictions = validate(certificate, authorities, peer, now)?;
+    let account = principal(certificate, claimed)?;
+    Ok(Identity { account, restrictions, method: method(certificate) })
+}
+
+/// The same by the `cert-authority` entries of single accounts: `entries` are those with the key
+/// that signed. What either the certificate or the entry forbids is forbidden.
+pub(super) fn identity_of_entries(
+    certificate: &Certificate,
+    entries: &[(AccountName, Entry)],
+    claimed: Option<&AccountName>,
+    peer: IpAddr,
+    now: SystemTime,
+) -> Result<Identity, CertificateError> {
+    let signer = certificate.signature_key().fingerprint(HashAlg::Sha256);
+    let restrictions = validate(certificate, &[signer], peer, now)?;
+    let fitting = |(account, entry): &&(AccountName, Entry)| {
+        entry.certifies(account, certificate.valid_principals())
+            && claimed.is_none_or(|claimed| claimed == account)
+            && entry.admits(peer, now.into())
+    };
+    let mut fitting = entries.iter().filter(fitting);
+    let (account, entry) = fitting.next().ok_or(CertificateError::NoEntry)?;
+    if fitting.any(|(other, _)| other != account) {
+        return Err(CertificateError::SeveralPrincipals);
+    }
+    let restrictions =
+        restrictions.and(&entry.restrictions).ok_or(CertificateError::TwoCommands)?;
+    Ok(Identity { account: account.clone(), restrictions, method: method(certificate) })
+}
+
+/// That the certificate is good for this client, and what it restricts.
+fn validate(
+    certificate: &Certificate,
+    authorities: &[Fingerprint],
+    peer: IpAddr,
+    now: SystemTime,
+) -> Result<Restrictions, CertificateError> {
     if certificate.cert_type() != CertType::User {
         return Err(CertificateError::NotForUsers);
     }
@@ -71,14 +115,17 @@ pub(super) fn identity(
             }
         }
     }
-    let account = principal(certificate, claimed)?;
-    let method = format!(
+    Ok(restrictions)
+}
+
+/// What the log calls it.
+fn method(certificate: &Certificate) -> String {
+    format!(
         "certificate \"{}\" serial {} of {}",
         certificate.key_id().escape_debug(),
         certificate.serial(),
         certificate.signature_key().fingerprint(HashAlg::Sha256)
-    );
-    Ok(Identity { account, restrictions, method })
+    )
 }
 
 /// What the certificate does not permit.
@@ -89,7 +136,7 @@ fn extensions(certificate: &Certificate) -> Restrictions {
         no_port_forwarding: lacks("permit-port-forwarding"),
         no_agent_forwarding: lacks("permit-agent-forwarding"),
         no_x11_forwarding: lacks("permit-X11-forwarding"),
-        forced_command: None,
+        ..Restrictions::default()
     }
 }
 

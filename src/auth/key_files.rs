@@ -26,6 +26,8 @@ const LARGEST_FILE: u64 = 1 << 20;
 pub(super) struct Keys {
     /// The entries of each key, by account, in the order of the account's file.
     listed: HashMap<KeyData, Vec<(AccountName, Entry)>>,
+    /// The same of the entries with `cert-authority`, whose keys log nobody in.
+    account_authorities: HashMap<KeyData, Vec<(AccountName, Entry)>>,
     /// Fingerprints of the trusted certification authorities.
     authorities: Vec<Fingerprint>,
     /// Files and lines that are ignored, each in one line of text.
@@ -36,6 +38,16 @@ impl Keys {
     /// Where a key is listed.
     pub(super) fn entries(&self, key: &KeyData) -> &[(AccountName, Entry)] {
         self.listed.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where a key is listed as a certification authority of an account.
+    pub(super) fn authority_entries(&self, key: &KeyData) -> &[(AccountName, Entry)] {
+        self.account_authorities.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether any certificate can be good.
+    pub(super) fn trust_certificates(&self) -> bool {
+        !self.authorities.is_empty() || !self.account_authorities.is_empty()
     }
 
     pub(super) fn authorities(&self) -> &[Fingerprint] {
@@ -213,7 +225,11 @@ fn read_accounts(dir: &Path, keys: &mut Keys) {
         };
         let (entries, errors) = authorized_keys::parse(&text);
         for entry in entries {
-            let listed = keys.listed.entry(entry.key.key_data().clone()).or_default();
+            let keys = match entry.is_authority() {
+                true => &mut keys.account_authorities,
+                false => &mut keys.listed,
+            };
+            let listed = keys.entry(entry.key.key_data().clone()).or_default();
             listed.push((account.clone(), entry));
         }
         for (line, err) in errors {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tracing::info;
 
 use super::image::ImageBackend;
 use super::{
@@ -13,7 +14,8 @@ use super::{
     OutputEvent, Program, SessionEnd, SessionRequest, Stdin, StreamError, StreamTarget, WindowSize,
     socket,
 };
-use crate::inventory::{Inventories, NodeRecord};
+use crate::config::OtherOwner;
+use crate::inventory::{Inventories, NodeRecord, other_owner};
 use crate::names::NodeName;
 use crate::target::{NodesTarget, Target};
 
@@ -164,7 +166,7 @@ impl Attachment for Lobby {
     }
 
     /// A jump (`ssh -J`, `ssh -W`): to nodes of the inventory only, by name or address, and only on
-    /// the networks allowed for them.
+    /// the networks allowed for them. Nobody can be asked whether to disturb the node's owner.
     async fn connect(&self, to: &StreamTarget) -> Result<BackendSession, StreamError> {
         let StreamTarget::Tcp { host, port } = to else {
             return Err(StreamError::Prohibited("the gateway forwards to nodes only".to_owned()));
@@ -181,6 +183,14 @@ impl Attachment for Lobby {
                 "{} may not use it",
                 self.caller.account()
             )));
+        }
+        if let Some(owner) = other_owner(&node, self.caller.account()) {
+            if node.options.other_owner == OtherOwner::Refuse {
+                let (name, owner) = (node.name.clone(), owner.to_owned());
+                let refusal = BackendError::InUse { name, owner };
+                return Err(StreamError::Prohibited(refusal.to_string()));
+            }
+            info!(node = %node.name, owner, "a jump to a node that another user owns");
         }
         if !node.is_on_allowed_network() {
             return Err(StreamError::Prohibited(format!("{to} is outside the allowed networks")));

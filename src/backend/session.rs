@@ -184,6 +184,8 @@ pub enum OutputEvent {
     Stdout(Bytes),
     /// Standard error; never with a terminal.
     Stderr(Bytes),
+    /// A line of the gateway's own for the client, without its end; no output of the program's.
+    Notice(String),
     /// No more output will come; input may still be read.
     Eof,
     /// How the program ended. At most once; data may not follow.

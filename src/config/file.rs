@@ -52,6 +52,37 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
+/// A configuration file as far as it can be understood.
+#[derive(Debug)]
+pub struct Draft {
+    /// What it says, with defaults in place of what is wrong; `None` if it is no TOML at all.
+    pub config: Option<Config>,
+    /// All that is wrong with it, in the order of the file.
+    pub errors: Vec<Problem>,
+    /// What works but should be known.
+    pub warnings: Vec<Warning>,
+}
+
+impl Draft {
+    /// Whether something is wrong in `[section]`, so that its values are not what is meant.
+    pub fn has_errors_in(&self, section: &str) -> bool {
+        self.errors.iter().any(|problem| problem.section.as_deref() == Some(section))
+    }
+
+    fn finished(self) -> Result<(Config, Vec<Warning>), ConfigErrors> {
+        match self.config {
+            Some(config) if self.errors.is_empty() => Ok((config, self.warnings)),
+            _ => Err(ConfigErrors(self.errors)),
+        }
+    }
+}
+
+impl From<ConfigErrors> for Draft {
+    fn from(errors: ConfigErrors) -> Self {
+        Self { config: None, errors: errors.0, warnings: Vec::new() }
+    }
+}
+
 impl Config {
     /// Reads a configuration file. Relative paths in it are relative to its directory.
     ///
@@ -61,6 +92,16 @@ impl Config {
     /// # Errors
     /// All mistakes of the file, together.
     pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), ConfigErrors> {
+        Self::draft(path).finished()
+    }
+
+    /// Reads a configuration file as [`Config::load`] does, and makes the most of a wrong one: for
+    /// finding further problems, not for running.
+    pub fn draft(path: &Path) -> Draft {
+        Self::try_draft(path).unwrap_or_else(Draft::from)
+    }
+
+    fn try_draft(path: &Path) -> Result<Draft, ConfigErrors> {
         let unreadable =
             |err: io::Error| ConfigErrors::unusable(path, format!("cannot be read: {err}"));
         let absolute = std::path::absolute(path).map_err(unreadable)?;
@@ -74,12 +115,13 @@ impl Config {
             return Err(ConfigErrors::unusable(path, message));
         }
 
-        let (config, mut warnings) = Self::parse(&bytes, path, base)?;
-        let has_password = config.accounts.values().any(|a| a.password.is_some());
+        let mut draft = Self::draft_of(&bytes, path, base);
+        let mut accounts = draft.config.iter().flat_map(|config| config.accounts.values());
+        let has_password = accounts.any(|account| account.password.is_some());
         if has_password && metadata.permissions().mode() & 0o004 != 0 {
-            warnings.push(exposed_hashes(path));
+            draft.warnings.push(exposed_hashes(path));
         }
-        Ok((config, warnings))
+        Ok(draft)
     }
 
     /// Reads a configuration from memory. `path` is what messages call it, `base` the directory
@@ -92,14 +134,15 @@ impl Config {
         path: &Path,
         base: &Path,
     ) -> Result<(Self, Vec<Warning>), ConfigErrors> {
+        Self::draft_of(bytes, path, base).finished()
+    }
+
+    fn draft_of(bytes: &[u8], path: &Path, base: &Path) -> Draft {
         let report = Report::new(path, bytes);
         let file = base.join(path.file_name().unwrap_or_default());
         let config = read(bytes, base, file, &report);
         let (errors, warnings) = report.finish();
-        match config {
-            Some(config) if errors.is_empty() => Ok((config, warnings)),
-            _ => Err(ConfigErrors(errors)),
-        }
+        Draft { config, errors, warnings }
     }
 }
 

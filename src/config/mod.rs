@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{AccountName, ImageLabel, Login, NodeName};
 
-pub use file::{ConfigErrors, Warning};
+pub use file::{ConfigErrors, Draft, Warning};
 pub use reader::Problem;
 
 /// What is read when no other file is named.
@@ -82,6 +82,8 @@ pub struct Limits {
     pub max_sessions_per_connection: usize,
     /// Containers an account may have at once.
     pub max_containers_per_account: usize,
+    /// Containers with unsaved changes that an account may leave; 0: any number.
+    pub max_unsaved_per_account: usize,
     /// Cut sessions without traffic after this; `None`: never.
     pub idle: Option<Duration>,
     /// Bytes of one channel that may wait on disk for a receiver that does not read.
@@ -280,6 +282,10 @@ pub struct ImageDefaults {
     pub memory: Option<u64>,
     /// Processes; `None`: no limit.
     pub pids: Option<u64>,
+    /// Thousandths of a processor; `None`: no limit.
+    pub cpus: Option<u32>,
+    /// Bytes that a container may write to disk; `None`: no limit.
+    pub disk: Option<u64>,
     /// Which network containers have.
     pub network: ContainerNetwork,
     /// How long an unsaved container is kept.

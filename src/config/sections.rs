@@ -10,8 +10,8 @@ use ipnetwork::IpNetwork;
 
 use super::reader::{Fault, Read, Root, Value};
 use super::values::{
-    choice, container_network, count, distinct, image_reference, integer, list, listen_address,
-    memory, network, optional_path, parsed, path, string, text,
+    choice, container_network, count, decimal, disk, distinct, image_reference, integer, list,
+    listen_address, memory, network, optional_path, parsed, path, processors, string, text,
 };
 use super::{
     Account, Auth, ContainerNetwork, Engine, EngineKind, ImageDefaults, Limits, OnCommandSuccess,
@@ -21,7 +21,7 @@ use crate::auth::password_hash;
 use crate::names::{AccountName, ImageLabel, NodeName};
 
 const HOUR: u64 = 3600;
-const MINUTE: u64 = 60;
+const MINUTE: f64 = 60.0;
 const MEBIBYTE: u64 = 1 << 20;
 
 /// `[server]`. `None` only after an error that was reported.
@@ -44,7 +44,7 @@ pub(super) fn server(root: &mut Root<'_, '_>, base: &Path) -> Option<Server> {
 pub(super) fn limits(root: &mut Root<'_, '_>) -> Limits {
     let mut section = root.section_or_empty("limits");
     let login_grace = section.take("login_grace_seconds", integer(1..=HOUR)).unwrap_or(30);
-    let idle = section.take("idle_minutes", integer(0..=525_600)).unwrap_or(0);
+    let idle = section.take("idle_minutes", decimal(0.0..=525_600.0)).unwrap_or(0.0);
     let spool = section.take("spool_megabytes", integer(0..=1 << 20)).unwrap_or(256);
     let limits = Limits {
         login_grace: Duration::from_secs(login_grace),
@@ -59,7 +59,10 @@ pub(super) fn limits(root: &mut Root<'_, '_>) -> Limits {
         max_containers_per_account: section
             .take("max_containers_per_account", count(1..=10_000))
             .unwrap_or(8),
-        idle: (idle > 0).then(|| Duration::from_secs(idle * MINUTE)),
+        max_unsaved_per_account: section
+            .take("max_unsaved_per_account", count(0..=10_000))
+            .unwrap_or(32),
+        idle: (idle > 0.0).then(|| Duration::from_secs_f64(idle * MINUTE)),
         spool_bytes: spool * MEBIBYTE,
         rekey_bytes: section
             .take("rekey_megabytes", count(1..=1024))
@@ -239,6 +242,8 @@ pub(super) fn image_defaults(root: &mut Root<'_, '_>) -> ImageDefaults {
         hostname: section.take("hostname", hostname).unwrap_or_else(|| "image-shell".to_owned()),
         memory: section.take("memory", memory).flatten(),
         pids: (pids > 0).then_some(pids),
+        cpus: section.take("cpus", processors).flatten(),
+        disk: section.take("disk", disk).flatten(),
         network: network.unwrap_or(ContainerNetwork::Own),
         keep_unsaved: Duration::from_secs(keep_hours.unwrap_or(24) * HOUR),
         on_command_success: section

@@ -19,6 +19,13 @@ const SSH_PORT: u16 = 22;
 /// Docker refuses to start a container with less.
 const SMALLEST_MEMORY: u64 = 6 << 20;
 
+/// Less is taken by what programs write by the way.
+const SMALLEST_DISK: u64 = 1 << 20;
+
+/// What the kernel takes: a millisecond in each period, see `cpu.max` of cgroups(7).
+const FEWEST_PROCESSORS: f64 = 0.01;
+const MOST_PROCESSORS: f64 = 8192.0;
+
 pub(super) fn string(value: &Value<'_>) -> Read<String> {
     text(value).map(str::to_owned)
 }
@@ -70,6 +77,40 @@ pub(super) fn integer(range: RangeInclusive<u64>) -> impl Fn(&Value<'_>) -> Read
                 Fault::at(value, format!("must be between {low} and {high}, not {integer}"))
             })
     }
+}
+
+/// A number within a range, with or without a fraction.
+pub(super) fn decimal(range: RangeInclusive<f64>) -> impl Fn(&Value<'_>) -> Read<f64> {
+    move |value| {
+        let (number, given) = match value.get_ref() {
+            DeValue::Integer(integer) => {
+                let number = i64::from_str_radix(integer.as_str(), integer.radix());
+                (number.ok().map(|number| number as f64), integer.to_string())
+            }
+            DeValue::Float(float) => (float.as_str().parse().ok(), float.to_string()),
+            other => {
+                let message = format!("must be a number, not {}", with_article(other));
+                return Err(Fault::at(value, message));
+            }
+        };
+        number.filter(|number| range.contains(number)).ok_or_else(|| {
+            let (low, high) = (range.start(), range.end());
+            Fault::at(value, format!("must be between {low} and {high}, not {given}"))
+        })
+    }
+}
+
+/// A number of processors in thousandths; `None` for 0, no limit.
+pub(super) fn processors(value: &Value<'_>) -> Read<Option<u32>> {
+    let processors = decimal(0.0..=MOST_PROCESSORS)(value)?;
+    if processors == 0.0 {
+        return Ok(None);
+    }
+    if processors < FEWEST_PROCESSORS {
+        let message = format!("must be at least {FEWEST_PROCESSORS}, or 0 for no limit");
+        return Err(Fault::at(value, message));
+    }
+    Ok(Some((processors * 1000.0).round() as u32))
 }
 
 /// As [`integer`], for counts.
@@ -209,6 +250,16 @@ pub(super) fn network(value: &Value<'_>) -> Read<IpNetwork> {
 
 /// A memory size in bytes; `None` for "0", no limit.
 pub(super) fn memory(value: &Value<'_>) -> Read<Option<u64>> {
+    size(value, "a memory size", SMALLEST_MEMORY)
+}
+
+/// A size on disk in bytes; `None` for "0", no limit.
+pub(super) fn disk(value: &Value<'_>) -> Read<Option<u64>> {
+    size(value, "a size on disk", SMALLEST_DISK)
+}
+
+/// `smallest`: a whole number of mebibytes.
+fn size(value: &Value<'_>, what: &str, smallest: u64) -> Read<Option<u64>> {
     let given = text(value)?;
     let (digits, shift) = match given.as_bytes().last() {
         Some(b'K' | b'k') => (&given[..given.len() - 1], 10),
@@ -225,13 +276,15 @@ pub(super) fn memory(value: &Value<'_>) -> Read<Option<u64>> {
         .filter(|bytes| i64::try_from(*bytes).is_ok());
     match bytes {
         Some(0) => Ok(None),
-        Some(bytes) if bytes < SMALLEST_MEMORY => {
-            Err(Fault::at(value, "must be at least \"6M\", or \"0\" for no limit"))
+        Some(bytes) if bytes < smallest => {
+            let smallest = smallest >> 20;
+            let message = format!("must be at least \"{smallest}M\", or \"0\" for no limit");
+            Err(Fault::at(value, message))
         }
         Some(bytes) => Ok(Some(bytes)),
         None => {
             let message = format!(
-                "\"{}\" is not a memory size, such as \"512M\" or \"2G\", or \"0\" for no limit",
+                "\"{}\" is not {what}, such as \"512M\" or \"2G\", or \"0\" for no limit",
                 given.escape_debug()
             );
             Err(Fault::at(value, message))

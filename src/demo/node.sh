@@ -5,7 +5,7 @@
 #   unshare --pid --fork --kill-child --mount --uts sh node.sh DIRECTORY NAME SERVER ADDRESS PORT
 #
 # SERVER is sshd or dropbear. DIRECTORY holds host_key, authorized_keys, persist/, an empty
-# directory overlay/, and optionally sshd_config.extra. All mounts and processes go away with the
+# directory overlay/, and optionally sshd_config.extra and passwd.extra. All mounts and processes go away with the
 # namespaces, so killing the unshare process is pulling the node's plug.
 set -eu
 directory=$1 name=$2 server=$3 address=$4 port=$5
@@ -26,6 +26,9 @@ mount --bind "$directory/persist" "$root/persist"
 
 hostname "$name"
 printf '%s\n' "$name" >"$root/etc/hostname"
+if [ -e "$directory/passwd.extra" ]; then
+    cat "$directory/passwd.extra" >>"$root/etc/passwd"
+fi
 printf '127.0.0.1 localhost %s\n' "$name" >"$root/etc/hosts"
 : >"$root/etc/motd"
 printf '%s\n' "PS1='\\u@\\h:\\w\\\$ '" >"$root/root/.bashrc"

@@ -19,7 +19,7 @@ pub enum ResolveError {
     Unknown {
         /// As asked for.
         name: ImageName,
-        /// Up to three existing names close to it, as the account sees them, best first.
+        /// Up to three names close to it that the account could have typed, best first.
         similar: Vec<String>,
     },
     /// Several owners have one, and the account is none of them.
@@ -172,24 +172,17 @@ fn unknown(
     aliases: &BTreeMap<ImageLabel, String>,
     available: &[ImageReference],
 ) -> ResolveError {
-    let tag = match &name.tag {
-        Some(tag) if !tag.is_latest() => format!(":{tag}"),
-        _ => String::new(),
-    };
-    let typed = match &name.owner {
-        Some(owner) => format!("{owner}/{}{tag}", name.name),
-        None => format!("{}{tag}", name.name),
-    };
-    let aliases = aliases.keys().map(|alias| (alias.to_string(), alias.to_string()));
-    let images = available.iter().filter(|image| image.registry().is_none()).map(|image| {
+    let tag = name.tag.clone().filter(|tag| !tag.is_latest());
+    let asked = ImageName { tag, ..name.clone() };
+    let candidates = listing(account, aliases, available).into_iter().map(|(listed, image)| {
         // Who named no owner mistyped the rest.
         let compared = match &name.owner {
-            Some(_) => image.full_name(),
-            None => image.name_and_tag(),
+            Some(_) => image.typed().unwrap_or_else(|| listed.clone()),
+            None => ImageName { owner: None, ..listed.clone() },
         };
-        (compared, image.short_name(account))
+        (compared.to_string(), listed.to_string())
     });
-    ResolveError::Unknown { name: name.clone(), similar: closest(&typed, aliases.chain(images)) }
+    ResolveError::Unknown { name: name.clone(), similar: closest(&asked.to_string(), candidates) }
 }
 
 #[cfg(test)]

@@ -135,6 +135,11 @@ pub fn owned_by(record: &NodeRecord, account: &AccountName) -> bool {
     record.image_owner() == Some(account.as_str())
 }
 
+/// Whose the node is, if anybody's but the account's: the owner of the image that it boots.
+pub fn other_owner<'a>(record: &'a NodeRecord, account: &AccountName) -> Option<&'a str> {
+    record.image_owner().filter(|_| !is_free(record) && !owned_by(record, account))
+}
+
 /// Whether nobody uses the node: it boots an image of [`PLATFORM_OWNER`].
 pub fn is_free(record: &NodeRecord) -> bool {
     record.image_owner() == Some(PLATFORM_OWNER)

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tracing::warn;
 
 use crate::backend::{
@@ -46,6 +46,8 @@ pub struct ControlRequests {
 pub trait ClientOutput: Send + Sync {
     /// Waits until the client's window took the bytes.
     async fn write(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone>;
+    /// Shows a line of the gateway's own, without its end. Never called during a write.
+    async fn notice(&self, line: &str) -> Result<(), Gone>;
     /// No more output will follow.
     async fn eof(&self) -> Result<(), Gone>;
     /// Resolves when the channel was closed by the client or its connection is gone.
@@ -60,6 +62,36 @@ pub struct Client<'a> {
     pub control: &'a mut ControlRequests,
     /// Where output goes.
     pub output: &'a dyn ClientOutput,
+    /// What the gateway has to say to it meanwhile.
+    pub notices: &'a mut Notices,
+}
+
+/// Lines of the gateway's own that come while a program runs.
+pub struct Notices(Option<broadcast::Receiver<String>>);
+
+impl Notices {
+    /// Those that come from now on.
+    pub fn from(source: &broadcast::Sender<String>) -> Self {
+        Self(Some(source.subscribe()))
+    }
+
+    /// None ever.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// The next one. Dropping the future loses nothing.
+    async fn next(&mut self) -> String {
+        while let Some(source) = &mut self.0 {
+            match source.recv().await {
+                Ok(line) => return line,
+                // A client that takes nothing misses the oldest ones.
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => self.0 = None,
+            }
+        }
+        std::future::pending().await
+    }
 }
 
 /// Bytes carried, for the log.
@@ -78,15 +110,15 @@ pub async fn run(
     limits: &SpoolLimits,
     counters: &Counters,
 ) -> SessionEnd {
-    let Client { input, control, output } = client;
+    let Client { input, control, output, notices } = client;
     let BackendSession { mut stdin, control: backend, output: mut source, output_is_shared } =
         session;
 
     let outward = async {
         if output_is_shared {
-            carry_shared_output(source.as_mut(), output, limits, counters).await
+            carry_shared_output(source.as_mut(), output, notices, limits, counters).await
         } else {
-            carry_output(source.as_mut(), output, counters).await
+            carry_output(source.as_mut(), output, notices, counters).await
         }
     };
     let inward = carry_input(input, stdin.as_mut(), counters);
@@ -179,13 +211,18 @@ type Ended = Result<Option<ExitStatus>, Gone>;
 async fn carry_output(
     source: &mut dyn Output,
     client: &dyn ClientOutput,
+    notices: &mut Notices,
     counters: &Counters,
 ) -> Ended {
     let mut status = None;
-    while let Some(event) = source.next().await {
+    loop {
+        let event = tokio::select! {
+            event = source.next() => event,
+            line = notices.next() => Some(OutputEvent::Notice(line)),
+        };
+        let Some(event) = event else { return Ok(status) };
         deliver(event, client, counters, &mut status).await?;
     }
-    Ok(status)
 }
 
 async fn deliver(
@@ -197,6 +234,7 @@ async fn deliver(
     let (stream, bytes) = match event {
         OutputEvent::Stdout(bytes) => (Stream::Data, bytes),
         OutputEvent::Stderr(bytes) => (Stream::Stderr, bytes),
+        OutputEvent::Notice(line) => return client.notice(&line).await,
         OutputEvent::Eof => return client.eof().await,
         OutputEvent::Exit(ended) => {
             *status = Some(ended);
@@ -211,6 +249,7 @@ async fn deliver(
 
 /// A mark in the output queue.
 enum OutputMark {
+    Notice(String),
     Eof,
     Exit(ExitStatus),
 }
@@ -219,6 +258,7 @@ enum OutputMark {
 async fn carry_shared_output(
     source: &mut dyn Output,
     client: &dyn ClientOutput,
+    notices: &mut Notices,
     limits: &SpoolLimits,
     counters: &Counters,
 ) -> Ended {
@@ -229,6 +269,7 @@ async fn carry_shared_output(
                 .push(match event {
                     OutputEvent::Stdout(bytes) => Piece::Bytes(Stream::Data, bytes),
                     OutputEvent::Stderr(bytes) => Piece::Bytes(Stream::Stderr, bytes),
+                    OutputEvent::Notice(line) => Piece::Mark(OutputMark::Notice(line)),
                     OutputEvent::Eof => Piece::Mark(OutputMark::Eof),
                     OutputEvent::Exit(status) => Piece::Mark(OutputMark::Exit(status)),
                 })
@@ -238,10 +279,18 @@ async fn carry_shared_output(
     let writing = async {
         let mut status = None;
         loop {
-            let event = match consumer.pop().await {
+            let popped = tokio::select! {
+                popped = consumer.pop() => popped,
+                line = notices.next() => {
+                    client.notice(&line).await?;
+                    continue;
+                }
+            };
+            let event = match popped {
                 Ok(None) => return Ok(status),
                 Ok(Some(Piece::Bytes(Stream::Data, bytes))) => OutputEvent::Stdout(bytes),
                 Ok(Some(Piece::Bytes(Stream::Stderr, bytes))) => OutputEvent::Stderr(bytes),
+                Ok(Some(Piece::Mark(OutputMark::Notice(line)))) => OutputEvent::Notice(line),
                 Ok(Some(Piece::Mark(OutputMark::Eof))) => OutputEvent::Eof,
                 Ok(Some(Piece::Mark(OutputMark::Exit(status)))) => OutputEvent::Exit(status),
                 Err(error) => {

@@ -86,6 +86,7 @@ impl Output for Script {
 struct FakeClient {
     gate: CancellationToken,
     received: Mutex<Vec<(Stream, Vec<u8>)>>,
+    noticed: Notify,
     eof: CancellationToken,
     gone: CancellationToken,
 }
@@ -95,6 +96,12 @@ impl ClientOutput for FakeClient {
     async fn write(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone> {
         self.gate.cancelled().await;
         self.received.lock().unwrap().push((stream, bytes.to_vec()));
+        Ok(())
+    }
+
+    async fn notice(&self, line: &str) -> Result<(), Gone> {
+        self.received.lock().unwrap().push((Stream::Stderr, line.as_bytes().to_vec()));
+        self.noticed.notify_one();
         Ok(())
     }
 
@@ -115,6 +122,7 @@ struct Rig {
     window: watch::Sender<WindowSize>,
     signals: mpsc::Sender<String>,
     script: mpsc::Sender<OutputEvent>,
+    notices: broadcast::Sender<String>,
     running: tokio::task::JoinHandle<SessionEnd>,
 }
 
@@ -139,13 +147,19 @@ fn start(stdin: impl FnOnce(Arc<Program>) -> Box<dyn Stdin>, shared: bool) -> Ri
         output_is_shared: shared,
     };
     let output = client.clone();
+    let notices = broadcast::Sender::new(4);
+    let mut heard = Notices::from(&notices);
     let running = tokio::spawn(async move {
         let mut control = ControlRequests { window: window_receiver, signals: signal_receiver };
-        let client =
-            Client { input: &mut consumer, control: &mut control, output: output.as_ref() };
+        let client = Client {
+            input: &mut consumer,
+            control: &mut control,
+            output: output.as_ref(),
+            notices: &mut heard,
+        };
         run(client, session, &limits, &Counters::default()).await
     });
-    Rig { client, program, input, window, signals, script, running }
+    Rig { client, program, input, window, signals, script, notices, running }
 }
 
 fn slow(program: Arc<Program>) -> Box<dyn Stdin> {
@@ -169,6 +183,25 @@ async fn exit_status_survives_early_stdout_close() {
     drop(rig.script);
     assert_eq!(rig.running.await.unwrap(), SessionEnd::Exited(ExitStatus::Code(7)));
     assert_eq!(*rig.client.received.lock().unwrap(), [(Stream::Data, b"out".to_vec())]);
+}
+
+#[tokio::test]
+async fn lines_of_the_gateways_own_come_between_pieces_of_output_and_count_as_none() {
+    for shared in [false, true] {
+        let rig = start(slow, shared);
+        rig.notices.send("from the gateway".to_owned()).unwrap();
+        rig.client.noticed.notified().await;
+        rig.script.send(OutputEvent::Notice("from the backend".to_owned())).await.unwrap();
+        rig.client.noticed.notified().await;
+        rig.client.gate.cancel();
+        rig.script.send(OutputEvent::Stdout(bytes("out"))).await.unwrap();
+        rig.script.send(OutputEvent::Exit(ExitStatus::Code(0))).await.unwrap();
+        drop(rig.script);
+        assert_eq!(rig.running.await.unwrap(), SUCCESS);
+        let received = rig.client.received.lock().unwrap();
+        let texts: Vec<_> = received.iter().map(|(_, text)| text.as_slice()).collect();
+        assert_eq!(texts, [&b"from the gateway"[..], b"from the backend", b"out"]);
+    }
 }
 
 #[tokio::test]

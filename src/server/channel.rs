@@ -1,8 +1,8 @@
 //! A session channel of the client: its input is read all the time, its output waits for the
 //! client's window.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::connection::{Connection, CountedChannel};
-use crate::backend::{ExitStatus, Gone, Program, PtyRequest, WindowSize, X11Request};
+use super::screen::Screen;
+use crate::backend::{ExitStatus, Gone, Program, PtyRequest, WindowSize, X11Request, visible};
 use crate::relay::spool::{Consumer, Piece, Producer, Stream, spool};
 use crate::relay::{ClientOutput, ControlRequests, InputEof};
 
@@ -69,12 +70,14 @@ pub(super) fn open(
     let (setup_sender, setup) = mpsc::channel(SETUP_QUEUE);
     let (window_sender, window) = watch::channel(WindowSize::default());
     let (signal_sender, signals) = mpsc::channel(SIGNAL_QUEUE);
+    connection.touch();
     let output = Arc::new(ChannelOutput {
         write,
         handle,
         kind,
         closed: CancellationToken::new(),
         eof_sent: AtomicBool::new(false),
+        screen: Mutex::new(None),
         connection: connection.clone(),
         _counted: connection.count_channel(),
     });
@@ -131,11 +134,43 @@ pub(super) struct ChannelOutput {
     kind: Kind,
     closed: CancellationToken,
     eof_sent: AtomicBool,
+    /// The client's terminal, if there is one.
+    screen: Mutex<Option<Screen>>,
     connection: Arc<Connection>,
     _counted: CountedChannel,
 }
 
 impl ChannelOutput {
+    /// The client has a terminal of this width in characters; 0: not known.
+    pub(super) fn is_a_terminal(&self, columns: u32) {
+        *self.screen() = Some(Screen::new(columns));
+    }
+
+    fn screen(&self) -> MutexGuard<'_, Option<Screen>> {
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something goes on in the session.
+    pub(super) fn touch(&self) {
+        self.connection.touch();
+    }
+
+    /// Writes without calling it traffic.
+    async fn send(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone> {
+        let write = async {
+            match stream {
+                Stream::Data => self.write.data_bytes(bytes).await,
+                Stream::Stderr => self.write.extended_data_bytes(STDERR, bytes).await,
+            }
+        };
+        // russh's writer waits for a window that a closed channel will never get.
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => Err(Gone),
+            written = write => Self::or_gone(written),
+        }
+    }
+
     /// Ends a session: exit status, EOF, close, in this order (RFC 4254 section 6.10).
     pub(super) async fn conclude(&self, status: &ExitStatus) {
         if self.closed.is_cancelled() {
@@ -183,18 +218,28 @@ impl ChannelOutput {
 #[async_trait]
 impl ClientOutput for ChannelOutput {
     async fn write(&self, stream: Stream, bytes: Bytes) -> Result<(), Gone> {
-        self.connection.touch();
-        let write = async {
-            match stream {
-                Stream::Data => self.write.data_bytes(bytes).await,
-                Stream::Stderr => self.write.extended_data_bytes(STDERR, bytes).await,
+        self.touch();
+        let due = match (stream, &mut *self.screen()) {
+            (Stream::Data, Some(screen)) => {
+                screen.follow(&bytes);
+                screen.due()
             }
+            _ => Vec::new(),
         };
-        // russh's writer waits for a window that a closed channel will never get.
-        tokio::select! {
-            biased;
-            () = self.closed.cancelled() => Err(Gone),
-            written = write => Self::or_gone(written),
+        self.send(stream, bytes).await?;
+        if due.is_empty() { Ok(()) } else { self.send(Stream::Data, due.into()).await }
+    }
+
+    async fn notice(&self, line: &str) -> Result<(), Gone> {
+        let line = format!("waltgate: {line}");
+        let due = self.screen().as_mut().map(|screen| {
+            screen.hold(&line);
+            screen.due()
+        });
+        match due {
+            Some(due) if due.is_empty() => Ok(()),
+            Some(due) => self.send(Stream::Data, due.into()).await,
+            None => self.send(Stream::Stderr, format!("{}\n", visible(&line)).into()).await,
         }
     }
 
@@ -251,7 +296,7 @@ impl Reader {
 
     async fn take(&self, data: Bytes) {
         let Some(producer) = &self.producer else { return };
-        self.output.connection.touch();
+        self.output.touch();
         self.keys.look_at(&data);
         tokio::select! {
             () = producer.push(Piece::Bytes(Stream::Data, data)) => {}
@@ -309,6 +354,9 @@ impl Reader {
                 self.set_up(SetupRequest::Start(Program::Subsystem(name)));
             }
             ChannelMsg::WindowChange { col_width, row_height, pix_width, pix_height } => {
+                if let Some(screen) = &mut *self.output.screen() {
+                    screen.resize(col_width);
+                }
                 self.window.send_replace(WindowSize {
                     columns: col_width,
                     rows: row_height,

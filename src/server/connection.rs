@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use russh::server::Handle;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Span;
@@ -15,7 +15,7 @@ use super::Server;
 use super::arrival::ClientSide;
 use super::refusal::Refusal;
 use crate::auth::Identity;
-use crate::backend::{Attachment, Caller};
+use crate::backend::{Attachment, Caller, Listen, StreamTarget};
 use crate::relay::spool::{Patience, SpoolLimits};
 use crate::target::{Target, Username, UsernameError};
 
@@ -35,6 +35,8 @@ pub(super) struct Connection {
     open_forwards: Arc<AtomicUsize>,
     /// How many channels are open, of either kind and direction.
     channels: Arc<watch::Sender<usize>>,
+    /// Lines for all its terminals.
+    notices: broadcast::Sender<String>,
     ending: CancellationToken,
     ending_reason: OnceLock<String>,
     opened: Instant,
@@ -51,6 +53,9 @@ struct Client {
 
 /// Forwarded connections open at once on one client connection.
 const MOST_FORWARDS: usize = 1024;
+
+/// Lines of the gateway's own that wait for a terminal that takes nothing.
+const NOTICES: usize = 4;
 
 /// How long a client's connection is not read for a target that is slow to take input, while it
 /// has one channel. A second one that it opens meanwhile waits as long.
@@ -103,6 +108,7 @@ impl Connection {
             open_sessions: Arc::default(),
             open_forwards: Arc::default(),
             channels: Arc::new(watch::Sender::new(0)),
+            notices: broadcast::Sender::new(NOTICES),
             ending: CancellationToken::new(),
             ending_reason: OnceLock::new(),
             opened: Instant::now(),
@@ -133,9 +139,22 @@ impl Connection {
         self.client.get().map(|client| &client.identity)
     }
 
-    /// Whether the credentials forbid forwards of any kind.
-    pub(super) fn port_forwarding_prohibited(&self) -> bool {
-        self.identity().is_none_or(|identity| identity.restrictions.no_port_forwarding)
+    /// Whether the credentials let the client open a connection to `to`.
+    pub(super) fn may_open(&self, to: &StreamTarget) -> bool {
+        self.identity().is_some_and(|identity| match to {
+            StreamTarget::Tcp { host, port } => identity.restrictions.permit_open_tcp(host, *port),
+            StreamTarget::Unix { .. } => identity.restrictions.permit_open_unix(),
+        })
+    }
+
+    /// Whether the credentials let the client have the target listen.
+    pub(super) fn may_listen(&self, on: &Listen) -> bool {
+        self.identity().is_some_and(|identity| match on {
+            Listen::Tcp { address, port } => {
+                identity.restrictions.permit_listen_tcp(address, *port)
+            }
+            Listen::Unix { .. } => identity.restrictions.permit_listen_unix(),
+        })
     }
 
     /// Whether programs run at the target, which could use an agent or a display of the client's.
@@ -223,6 +242,18 @@ impl Connection {
     /// Why the sessions are to end, if the gateway ends them.
     pub(super) fn ending_reason(&self) -> Option<&str> {
         self.ending_reason.get().map(String::as_str)
+    }
+
+    /// Where lines for all terminals of the connection come from.
+    pub(super) fn notices(&self) -> &broadcast::Sender<String> {
+        &self.notices
+    }
+
+    /// Says a line on all terminals of the connection.
+    pub(super) fn say(&self, line: String) {
+        if self.notices.send(line).is_err() {
+            tracing::debug!("no terminal is there to show a line");
+        }
     }
 
     /// Notes that data passed.

@@ -106,6 +106,8 @@ impl Console for ChannelConsole<'_> {
     }
 
     async fn status(&mut self, text: &str) {
+        // The gateway works for the client, which is not idle then, also where it shows nothing.
+        self.output.touch();
         match self.columns {
             Some(columns) => {
                 // A line that wraps could not be erased again.
@@ -140,6 +142,10 @@ impl Console for ChannelConsole<'_> {
         self.end_status().await;
         self.print(visible(prompt)).await;
         let answer = self.edit_line().await;
+        if answer == Answer::Gone {
+            // The client may still be there to read why.
+            self.print("\r\n").await;
+        }
         // A ctrl-C that answered this question must not interrupt what comes next.
         self.keys.forget();
         answer

@@ -12,7 +12,7 @@ use tracing::{debug, info};
 use super::channel::{self, Kind, SessionChannel};
 use super::connection::{Connection, Slot};
 use crate::backend::{BackendSession, Listen, StreamError, StreamTarget};
-use crate::relay::{self, Counters};
+use crate::relay::{self, Counters, Notices};
 
 /// How long a target may take to begin or end listening: the client's other channels wait.
 const REMOTE_FORWARD: Duration = Duration::from_secs(15);
@@ -61,8 +61,12 @@ pub(super) async fn relay(
     let SessionChannel { output, mut input, mut control, .. } = channel;
     let counters = Counters::default();
     let relaying = async {
-        let client =
-            relay::Client { input: &mut input, control: &mut control, output: output.as_ref() };
+        let client = relay::Client {
+            input: &mut input,
+            control: &mut control,
+            output: output.as_ref(),
+            notices: &mut Notices::none(),
+        };
         relay::run(client, session, &connection.output_spool(), &counters).await;
         output.close().await;
     };
@@ -81,7 +85,8 @@ pub(super) async fn relay(
 /// Asks the target to listen; the port it chose. russh wants the answer in its callback, so the
 /// connection's other channels wait for the target, within its deadlines.
 pub(super) async fn listen(connection: &Arc<Connection>, on: &Listen) -> Option<u32> {
-    if connection.port_forwarding_prohibited() {
+    if !connection.may_listen(on) {
+        info!(parent: &connection.span, ?on, "remote forward refused: the credentials forbid it");
         return None;
     }
     let listening = match connection.attach() {

@@ -74,7 +74,8 @@ impl ClientHandler {
         handle: Handle,
     ) {
         let connection = &self.connection;
-        if connection.port_forwarding_prohibited() {
+        if !connection.may_open(&to) {
+            info!(parent: &connection.span, %to, "forward refused: the credentials forbid it");
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return;
         }

@@ -13,6 +13,7 @@ mod forward;
 mod handler;
 mod line_editor;
 mod refusal;
+mod screen;
 mod session;
 
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use tracing::{Instrument, debug, field, info, info_span, warn};
 use self::connection::Connection;
 use self::handler::ClientHandler;
 use crate::auth::Authenticator;
-use crate::backend::Backend;
+use crate::backend::{Backend, in_words};
 use crate::config::Limits;
 use crate::names::NodeName;
 use crate::relay::spool::SpoolLimits;
@@ -45,6 +46,9 @@ const WINDOW: u32 = 2 * 1024 * 1024;
 const CHANNEL_BUFFER: usize = 16;
 /// Messages to the client that may wait to be written.
 const EVENT_BUFFER: usize = 32;
+/// How long before an idle connection is closed its terminals are told; a quarter of the limit where
+/// that is shorter.
+const IDLE_WARNING: Duration = Duration::from_secs(60);
 /// How long a client gets to leave by itself after its sessions have ended.
 const LEAVE: Duration = Duration::from_secs(1);
 /// How long a client gets to take the last messages and leave.
@@ -155,10 +159,12 @@ async fn run(
     tokio::select! {
         ended = &mut running => log_end(ended, "by the client"),
         () = peer_watch.broken() => info!("the connection broke"),
-        () = idle(connection.server.limits.idle, || connection.idle_for()) => {
-            let minutes = connection.server.limits.idle.unwrap_or_default().as_secs() / 60;
-            info!("closing after {minutes} min without traffic");
-            end(&connection, &format!("closed after {minutes} min without traffic"), running).await;
+        () = idle(connection.server.limits.idle, || connection.idle_for(), |left| {
+            connection.say(idle_warning(connection.idle_for(), left));
+        }) => {
+            let limit = exactly(connection.server.limits.idle.unwrap_or_default());
+            info!("closing after {limit} without traffic");
+            end(&connection, &format!("closed after {limit} without traffic"), running).await;
         }
         () = shutdown.cancelled() => {
             end(&connection, "the gateway is shutting down", running).await;
@@ -210,17 +216,45 @@ async fn end(
 }
 
 /// Resolves when `idle_for`, the time in which no data passed, has reached `limit`; without a limit
-/// never.
-async fn idle(limit: Option<Duration>, idle_for: impl Fn() -> Duration) {
+/// never. Each time that is near, `warn` is told how much is left.
+async fn idle(limit: Option<Duration>, idle_for: impl Fn() -> Duration, warn: impl Fn(Duration)) {
     let Some(limit) = limit else {
         return std::future::pending().await;
     };
+    let warning = limit - IDLE_WARNING.min(limit / 4);
+    let mut is_warned = false;
     loop {
-        let left = limit.saturating_sub(idle_for());
+        let idle = idle_for();
+        let left = limit.saturating_sub(idle);
         if left.is_zero() {
             return;
         }
-        tokio::time::sleep(left).await;
+        let next = if idle < warning {
+            is_warned = false;
+            warning - idle
+        } else {
+            if !is_warned {
+                warn(left);
+            }
+            is_warned = true;
+            left
+        };
+        tokio::time::sleep(next).await;
+    }
+}
+
+fn idle_warning(idle: Duration, left: Duration) -> String {
+    // To the second above: what is left is never more than what is said.
+    let left = Duration::from_secs(left.as_secs_f64().ceil() as u64);
+    let (idle, left) = (in_words(idle), exactly(left));
+    format!("idle for {idle}; the connection is closed in {left} unless you type")
+}
+
+/// A time in minutes if that is a whole number, else in seconds.
+fn exactly(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds >= 60 && seconds % 60 == 0 => format!("{} min", seconds / 60),
+        seconds => format!("{seconds} s"),
     }
 }
 
@@ -252,13 +286,49 @@ mod tests {
             let last = if looks.get() > 1 { Duration::from_secs(30) } else { Duration::ZERO };
             start.elapsed() - last
         };
-        idle(Some(Duration::from_secs(60)), idle_for).await;
+        idle(Some(Duration::from_secs(60)), idle_for, |_| {}).await;
         assert_eq!(start.elapsed().as_secs(), 90);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn each_time_that_the_end_is_near_it_is_announced_once() {
+        let start = tokio::time::Instant::now();
+        let (last, warnings) = (Cell::new(0), std::cell::RefCell::new(Vec::new()));
+        let idle_for = || start.elapsed() - Duration::from_secs(last.get());
+        let warn = |left: Duration| {
+            warnings.borrow_mut().push((start.elapsed().as_secs(), left.as_secs()));
+            if warnings.borrow().len() == 1 {
+                // Something is typed right now.
+                last.set(start.elapsed().as_secs());
+            }
+        };
+        idle(Some(Duration::from_secs(600)), idle_for, warn).await;
+        assert_eq!(warnings.take(), [(540, 60), (1080, 60)]);
+        assert_eq!(start.elapsed().as_secs(), 1140);
+
+        let short = tokio::time::Instant::now();
+        let warn = |left: Duration| warnings.borrow_mut().push((0, left.as_secs()));
+        idle(Some(Duration::from_secs(60)), || short.elapsed(), warn).await;
+        assert_eq!(warnings.take(), [(0, 15)]);
+    }
+
+    #[test]
+    fn times_are_told_as_they_were_set() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(
+            [exactly(minute), exactly(minute * 10), exactly(minute / 40)],
+            ["1 min", "10 min", "1 s"]
+        );
+        assert_eq!(exactly(minute * 3 / 2), "90 s");
+        assert_eq!(
+            idle_warning(minute * 9, minute - Duration::from_millis(2)),
+            "idle for 9 min; the connection is closed in 1 min unless you type"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn without_a_limit_nothing_is_idle_too_long() {
-        let idle = idle(None, || Duration::MAX);
+        let idle = idle(None, || Duration::MAX, |_| {});
         let day = Duration::from_secs(24 * 60 * 60);
         assert!(tokio::time::timeout(day, idle).await.is_err());
     }

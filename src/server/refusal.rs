@@ -132,7 +132,8 @@ fn image(error: &ImageError) -> Refusal {
         | ImageError::SiblingLost { .. }
         | ImageError::Undecided { .. }
         | ImageError::NameTaken { .. }
-        | ImageError::TooManyContainers { .. } => TRY_AGAIN,
+        | ImageError::TooManyContainers { .. }
+        | ImageError::TooManyUnsaved { .. } => TRY_AGAIN,
         _ => UNREACHABLE,
     };
     Refusal::new(status, error.to_string())

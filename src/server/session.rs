@@ -16,7 +16,7 @@ use crate::auth::Restrictions;
 use crate::backend::image::ImageError;
 use crate::backend::{BackendError, Console, ExitStatus, Program, SessionEnd, SessionRequest};
 use crate::error_chain::chain;
-use crate::relay::{self, Counters};
+use crate::relay::{self, Counters, Notices};
 
 /// The most `env` requests kept; OpenSSH's sshd has the same bound.
 const MOST_ENV: usize = 128;
@@ -46,6 +46,9 @@ async fn serve(mut channel: SessionChannel, connection: &Arc<Connection>) {
     };
     if let Some(identity) = connection.identity() {
         restrict(&mut request, &identity.restrictions);
+    }
+    if let Some(pty) = &request.pty {
+        output.is_a_terminal(pty.size.columns);
     }
 
     let started = Instant::now();
@@ -138,7 +141,12 @@ async fn attempt(
     console.end_status().await;
     keys.arm(false);
 
-    let client = relay::Client { input, control, output: output.as_ref() };
+    connection.touch();
+    let mut notices = match request.pty {
+        Some(_) => Notices::from(connection.notices()),
+        None => Notices::none(),
+    };
+    let client = relay::Client { input, control, output: output.as_ref(), notices: &mut notices };
     let end = relay::run(client, session, &connection.output_spool(), counters).await;
 
     keys.arm(true);

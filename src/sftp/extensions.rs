@@ -10,24 +10,24 @@ use rustix::io::Errno;
 use super::access::Links;
 use super::framing::MOST_BYTES;
 use super::handles::MOST_PER_SESSION;
-use super::request::Extension;
+use super::request::{Extension, extension};
 use super::server::{Answer, MOST_DATA, Server, answer, name, set};
 use super::status::Refusal;
 use super::wire::{Reader, Writer};
 
 /// What is offered to clients, with versions.
 pub(super) const OFFERED: [(&str, &str); 11] = [
-    ("posix-rename@openssh.com", "1"),
-    ("statvfs@openssh.com", "2"),
-    ("fstatvfs@openssh.com", "2"),
-    ("hardlink@openssh.com", "1"),
-    ("fsync@openssh.com", "1"),
-    ("lsetstat@openssh.com", "1"),
-    ("limits@openssh.com", "1"),
-    ("expand-path@openssh.com", "1"),
-    ("copy-data", "1"),
-    ("home-directory", "1"),
-    ("users-groups-by-id@openssh.com", "1"),
+    (extension::POSIX_RENAME, "1"),
+    (extension::STATVFS, "2"),
+    (extension::FSTATVFS, "2"),
+    (extension::HARDLINK, "1"),
+    (extension::FSYNC, "1"),
+    (extension::LSETSTAT, "1"),
+    (extension::LIMITS, "1"),
+    (extension::EXPAND_PATH, "1"),
+    (extension::COPY_DATA, "1"),
+    (extension::HOME_DIRECTORY, "1"),
+    (extension::USERS_GROUPS_BY_ID, "1"),
 ];
 
 /// How much is copied between two looks at whether the client is still there.
@@ -170,11 +170,18 @@ fn copy(
         return Err(Errno::INVAL);
     }
     let mut by_kernel = true;
+    let mut room_to = 0;
     while rest > 0 {
         if server.is_cancelled.load(Ordering::Relaxed) {
             return Err(Errno::CANCELED);
         }
         let step = usize::try_from(rest).unwrap_or(COPY_STEP).min(COPY_STEP);
+        let size = u64::try_from(rustix::fs::fstat(from)?.st_size).unwrap_or_default();
+        let end = to_offset.saturating_add(size.saturating_sub(from_offset).min(step as u64));
+        if end > room_to {
+            server.root.extend(to, end)?;
+            room_to = end;
+        }
         let copied = if by_kernel {
             let (mut source, mut sink) = (from_offset, to_offset);
             let copied =

@@ -14,10 +14,12 @@ mod attributes;
 mod error;
 mod extensions;
 mod framing;
+mod glob;
 mod handles;
 mod listing;
 mod real_path;
 mod request;
+mod room;
 mod root;
 pub mod scp;
 mod server;
@@ -26,6 +28,7 @@ mod sockets;
 mod sparse;
 pub mod split;
 mod status;
+mod unmounted;
 mod wire;
 
 #[cfg(test)]
@@ -33,6 +36,9 @@ mod tests;
 
 pub use self::framing::{Frames, FramingError};
 pub use self::request::{Malformed, Request};
+pub use self::room::Room;
+pub(crate) use self::root::is_within;
 pub use self::root::{Owner, Root};
 pub use self::session::serve;
 pub use self::sockets::{BoundSocket, FoundSocket, PrivateDirectory};
+pub use self::unmounted::unmounted;

@@ -28,6 +28,13 @@ impl Root {
         }
     }
 
+    /// Whether a path leads out of a mounted root, by links. `follows`: also by one that is its last
+    /// name. What cannot be told does not. Blocks.
+    pub(crate) fn leads_out(&self, path: &[u8], follows: bool) -> bool {
+        let last = if follows { Links::Follow } else { Links::Keep };
+        matches!(self.place(path, last), Ok(Place::Elsewhere(_)))
+    }
+
     /// Where a path leads; the last name need not exist.
     pub(super) fn place(&self, path: &[u8], last: Links) -> Result<Place, FileError> {
         let mut rest: VecDeque<Vec<u8>> = names(&self.absolute(path));

@@ -235,32 +235,64 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Names of extensions, as servers offer them.
+pub(super) mod extension {
+    pub(in crate::sftp) const POSIX_RENAME: &str = "posix-rename@openssh.com";
+    pub(in crate::sftp) const STATVFS: &str = "statvfs@openssh.com";
+    pub(in crate::sftp) const FSTATVFS: &str = "fstatvfs@openssh.com";
+    pub(in crate::sftp) const HARDLINK: &str = "hardlink@openssh.com";
+    pub(in crate::sftp) const FSYNC: &str = "fsync@openssh.com";
+    pub(in crate::sftp) const LSETSTAT: &str = "lsetstat@openssh.com";
+    pub(in crate::sftp) const LIMITS: &str = "limits@openssh.com";
+    pub(in crate::sftp) const EXPAND_PATH: &str = "expand-path@openssh.com";
+    pub(in crate::sftp) const COPY_DATA: &str = "copy-data";
+    pub(in crate::sftp) const HOME_DIRECTORY: &str = "home-directory";
+    pub(in crate::sftp) const USERS_GROUPS_BY_ID: &str = "users-groups-by-id@openssh.com";
+}
+
 impl<'a> Extension<'a> {
+    /// Its name, if it is known here.
+    pub(super) fn name(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::PosixRename { .. } => extension::POSIX_RENAME,
+            Self::Statvfs { .. } => extension::STATVFS,
+            Self::Fstatvfs { .. } => extension::FSTATVFS,
+            Self::Hardlink { .. } => extension::HARDLINK,
+            Self::Fsync { .. } => extension::FSYNC,
+            Self::Lsetstat { .. } => extension::LSETSTAT,
+            Self::Limits => extension::LIMITS,
+            Self::ExpandPath { .. } => extension::EXPAND_PATH,
+            Self::CopyData { .. } => extension::COPY_DATA,
+            Self::HomeDirectory { .. } => extension::HOME_DIRECTORY,
+            Self::UsersGroupsById { .. } => extension::USERS_GROUPS_BY_ID,
+            Self::Unknown => return None,
+        })
+    }
+
     fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
-        Ok(match reader.string()? {
-            b"posix-rename@openssh.com" => {
+        let Ok(name) = std::str::from_utf8(reader.string()?) else { return Ok(Self::Unknown) };
+        Ok(match name {
+            extension::POSIX_RENAME => {
                 Self::PosixRename { from: reader.string()?, to: reader.string()? }
             }
-            b"statvfs@openssh.com" => Self::Statvfs { path: reader.string()? },
-            b"fstatvfs@openssh.com" => Self::Fstatvfs { handle: reader.string()? },
-            b"hardlink@openssh.com" => {
-                Self::Hardlink { from: reader.string()?, to: reader.string()? }
-            }
-            b"fsync@openssh.com" => Self::Fsync { handle: reader.string()? },
-            b"lsetstat@openssh.com" => {
+            extension::STATVFS => Self::Statvfs { path: reader.string()? },
+            extension::FSTATVFS => Self::Fstatvfs { handle: reader.string()? },
+            extension::HARDLINK => Self::Hardlink { from: reader.string()?, to: reader.string()? },
+            extension::FSYNC => Self::Fsync { handle: reader.string()? },
+            extension::LSETSTAT => {
                 Self::Lsetstat { path: reader.string()?, attributes: Attributes::read(reader)? }
             }
-            b"limits@openssh.com" => Self::Limits,
-            b"expand-path@openssh.com" => Self::ExpandPath { path: reader.string()? },
-            b"copy-data" => Self::CopyData {
+            extension::LIMITS => Self::Limits,
+            extension::EXPAND_PATH => Self::ExpandPath { path: reader.string()? },
+            extension::COPY_DATA => Self::CopyData {
                 from: reader.string()?,
                 offset: reader.uint64()?,
                 length: reader.uint64()?,
                 to: reader.string()?,
                 to_offset: reader.uint64()?,
             },
-            b"home-directory" => Self::HomeDirectory { user: reader.string()? },
-            b"users-groups-by-id@openssh.com" => {
+            extension::HOME_DIRECTORY => Self::HomeDirectory { user: reader.string()? },
+            extension::USERS_GROUPS_BY_ID => {
                 Self::UsersGroupsById { users: reader.string()?, groups: reader.string()? }
             }
             _ => Self::Unknown,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid};
@@ -12,7 +13,8 @@ use rustix::io::Errno;
 use super::access::{self, Access, Links, Located};
 use super::accounts::Accounts;
 use super::error::FileError;
-use super::real_path::Place;
+use super::real_path::{Place, names};
+use super::room::{self, Room};
 
 /// As many symbolic links as the kernel follows in one path, path_resolution(7).
 pub(super) const MOST_LINKS: usize = 40;
@@ -30,6 +32,8 @@ pub struct Root {
     owner: Option<Owner>,
     /// How paths are resolved, besides beneath the directory.
     resolve: ResolveFlags,
+    /// What may be written; `None`: as much as there is on the disk.
+    room: Option<Arc<Room>>,
 }
 
 /// Numbers of a user and a group.
@@ -51,7 +55,8 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())?;
         let resolve = ResolveFlags::empty();
-        Ok(Self { directory, home: home.to_owned(), mounted_at: None, owner: None, resolve })
+        let home = home.to_owned();
+        Ok(Self { directory, home, mounted_at: None, owner: None, resolve, room: None })
     }
 
     /// A directory that is open already, as the directory `name` of `/`. What is made in it belongs
@@ -59,7 +64,8 @@ impl Root {
     /// this process.
     pub fn mounted(directory: OwnedFd, name: &'static [u8], owner: Option<Owner>) -> Self {
         let resolve = ResolveFlags::empty();
-        Self { directory, home: b"/".to_vec(), mounted_at: Some(name), owner, resolve }
+        let home = b"/".to_vec();
+        Self { directory, home, mounted_at: Some(name), owner, resolve, room: None }
     }
 
     /// The same, for what is on its own file system and which the kernel can resolve without
@@ -71,7 +77,18 @@ impl Root {
             mounted_at: self.mounted_at,
             owner: self.owner,
             resolve: ResolveFlags::CACHED | ResolveFlags::NO_XDEV,
+            room: self.room.clone(),
         })
+    }
+
+    /// The same, in which no more can be written than there is room.
+    pub fn with_room(self, room: Option<Arc<Room>>) -> Self {
+        Self { room, ..self }
+    }
+
+    /// Takes the room for a file that is to reach to `end`.
+    pub(super) fn extend(&self, file: &File, end: u64) -> Result<(), Errno> {
+        room::extend(self.room.as_deref(), file, end)
     }
 
     /// The directory itself.
@@ -391,6 +408,13 @@ pub(super) fn below<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         behind @ [b'/', ..] => Some(from_here(behind)),
         _ => None,
     }
+}
+
+/// Whether a path is one of the directory `name` of `/` or beneath it, by what is written in it.
+pub(crate) fn is_within(path: &[u8], name: &[u8]) -> bool {
+    path.starts_with(b"/")
+        && !names(path).iter().any(|name| name == b"..")
+        && below(path, name).is_some()
 }
 
 /// The path of the directory, and the last name; slashes behind that are left out.

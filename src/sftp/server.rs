@@ -253,16 +253,22 @@ impl Server {
         if end.is_none_or(|end| i64::try_from(end).is_err()) {
             return Err(Errno::INVAL.into());
         }
-        let written = if open.appends {
-            std::io::Write::write_all(&mut &open.file, data)
-        } else {
+        let written = self.make_room(&open, offset, data).and_then(|()| {
+            if open.appends {
+                return std::io::Write::write_all(&mut &open.file, data);
+            }
             sparse::write_all_at(&open.file, data, offset)
-        };
+        });
         written.map(|()| None).map_err(|error| {
             let error = Errno::from_io_error(&error).unwrap_or(Errno::IO).into();
             self.note_failure(&open.path, error);
             error.into()
         })
+    }
+
+    fn make_room(&self, open: &OpenFile, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        let start = if open.appends { open.file.metadata()?.len() } else { offset };
+        Ok(self.root.extend(&open.file, start.saturating_add(data.len() as u64))?)
     }
 
     pub(super) fn stat_open(&self, id: u32, handle: &[u8]) -> Answer {
@@ -272,6 +278,7 @@ impl Server {
     pub(super) fn set_open(&self, handle: &[u8], attributes: &Attributes) -> Answer {
         let file = &self.file(handle)?.file;
         if let Some(size) = attributes.size {
+            self.root.extend(file, size)?;
             file.set_len(size)?;
         }
         if let Some((uid, gid)) = attributes.owner {
@@ -362,7 +369,9 @@ fn attributes_of(id: u32, stat: &rustix::fs::Stat) -> Writer {
 /// Sets attributes; the mode after the owner, which takes set-user-ID bits away.
 pub(super) fn set(root: &Root, file: &Located, attributes: &Attributes) -> Answer {
     if let Some(size) = attributes.size {
-        file.open(Access::WRITE)?.set_len(size)?;
+        let file = file.open(Access::WRITE)?;
+        root.extend(&file, size)?;
+        file.set_len(size)?;
     }
     if let Some((uid, gid)) = attributes.owner {
         root.allow_owner(uid, gid)?;

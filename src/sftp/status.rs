@@ -30,6 +30,11 @@ impl Refusal {
         Self::failure("no such handle")
     }
 
+    /// There is no such file, for a reason.
+    pub(super) fn missing(reason: String) -> Self {
+        Self { code: Self::NO_SUCH_FILE, message: reason, errno: None }
+    }
+
     /// Whether a path leads to another file system.
     pub(super) fn crosses(&self) -> bool {
         self.errno == Some(Errno::XDEV)
@@ -46,7 +51,11 @@ impl Refusal {
     }
 
     pub(super) fn unsupported() -> Self {
-        let message = "operation not supported".to_owned();
+        Self::lacking("operation not supported".to_owned())
+    }
+
+    /// It is not supported, by what.
+    pub(super) fn lacking(message: String) -> Self {
         Self { code: Self::UNSUPPORTED, message, errno: None }
     }
 }

@@ -1,14 +1,21 @@
-//! A TCP stream as russh reads it: it can be ended from outside, and it reads ahead.
+//! A TCP stream as russh reads it: it can be ended from outside, it reads ahead, and it
+//! acknowledges what comes during a login at once.
 //!
 //! russh runs a connection in a task of its own, which ends only with its stream: while a key
 //! exchange is under way, or the peer reads nothing, no message reaches it. And it reads each
 //! packet in two pieces, its length and its rest, which would be a system call each.
+//!
+//! OpenSSH, at both ends, switches Nagle's algorithm off only once a session has begun. Until then
+//! it holds a small packet back as long as its last one is not acknowledged, and the kernel puts
+//! acknowledgements off for 40 ms when there is nothing to answer yet. In a key exchange both come
+//! together.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use rustix::net::sockopt::set_tcp_quickack;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
@@ -16,6 +23,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// The fewest and the most bytes asked for at once. Packets of bulk data have 32 KiB.
 const READ_AHEAD: (usize, usize) = (4 * 1024, 64 * 1024);
+/// After how many reads a session has begun, whatever credentials were tried.
+const READS_OF_A_LOGIN: u8 = 32;
 
 /// Fails every read and write with `ConnectionAborted` once its token is cancelled.
 pub(crate) struct CancellableStream {
@@ -24,6 +33,8 @@ pub(crate) struct CancellableStream {
     ahead: BytesMut,
     /// How much to ask for next.
     read_ahead: usize,
+    /// Reads that are still to be acknowledged at once.
+    login_reads: u8,
     // One each, as reader and writer are polled by different tasks' wakers.
     read_end: Pin<Box<WaitForCancellationFutureOwned>>,
     write_end: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -36,6 +47,7 @@ impl CancellableStream {
             stream,
             ahead: BytesMut::new(),
             read_ahead: READ_AHEAD.0,
+            login_reads: READS_OF_A_LOGIN,
             read_end: Box::pin(end.clone().cancelled_owned()),
             write_end: Box::pin(end.clone().cancelled_owned()),
         }
@@ -77,6 +89,11 @@ impl AsyncRead for CancellableStream {
             ready!(this.stream.poll_read_ready(cx))?;
             let mut ahead = BytesMut::with_capacity(this.read_ahead);
             ready!(poll_read_buf(Pin::new(&mut this.stream), cx, &mut ahead))?;
+            if this.login_reads > 0 {
+                this.login_reads -= 1;
+                // Holds for this once, tcp(7).
+                set_tcp_quickack(&this.stream, true)?;
+            }
             this.read_ahead = next_read_ahead(this.read_ahead, ahead.len());
             this.ahead = ahead;
         }
@@ -126,6 +143,12 @@ impl AsyncWrite for CancellableStream {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use rustix::net::sockopt::tcp_quickack;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -135,5 +158,25 @@ mod tests {
         assert_eq!(next_read_ahead(busy, busy / 2), busy);
         let idle = (0..5).fold(busy, |asked, _| next_read_ahead(asked, 100));
         assert_eq!(idle, READ_AHEAD.0);
+    }
+
+    #[tokio::test]
+    async fn what_comes_during_a_login_is_acknowledged_at_once() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let mut peer = peer.unwrap();
+        let mut stream = CancellableStream::new(accepted.unwrap().0, &CancellationToken::new());
+        for _ in 0..READS_OF_A_LOGIN {
+            // Whoever answers is taken to answer always, and to need no acknowledgement before.
+            set_tcp_quickack(&stream.stream, false).unwrap();
+            peer.write_all(b"x").await.unwrap();
+            stream.read_u8().await.unwrap();
+            assert!(tcp_quickack(&stream.stream).unwrap());
+        }
+        set_tcp_quickack(&stream.stream, false).unwrap();
+        peer.write_all(b"x").await.unwrap();
+        stream.read_u8().await.unwrap();
+        assert!(!tcp_quickack(&stream.stream).unwrap());
     }
 }

@@ -57,6 +57,13 @@ impl Client {
         Self::plain(program, config).option(&["-P", &gateway.port().to_string()])
     }
 
+    /// `rsync -e "ssh -F config -p PORT"`
+    pub(crate) fn rsync(config: &Path, gateway: SocketAddr) -> Self {
+        let (config, port) = (config.display(), gateway.port());
+        let ssh = format!("ssh -F {config} -p {port} -o BatchMode=yes");
+        Self { options: vec!["-e".to_owned(), ssh], ..Self::plain("rsync", Path::new("")) }
+    }
+
     /// Further options, before the host.
     pub(crate) fn option(mut self, options: &[&str]) -> Self {
         self.options.extend(options.iter().map(|option| (*option).to_owned()));
@@ -121,7 +128,8 @@ impl Client {
             }
             None => {
                 let mut command = bound_command(self.program);
-                if !interactive {
+                // rsync passes it to ssh itself.
+                if !interactive && self.program != "rsync" {
                     command.args(["-o", "BatchMode=yes"]);
                 }
                 command

@@ -25,6 +25,7 @@ pub(crate) struct GatewaySetup<'a> {
     node_defaults: String,
     limits: String,
     tables: String,
+    run_by: Vec<String>,
 }
 
 impl<'a> GatewaySetup<'a> {
@@ -41,6 +42,7 @@ impl<'a> GatewaySetup<'a> {
             ),
             limits: String::new(),
             tables: String::new(),
+            run_by: Vec::new(),
         }
     }
 
@@ -94,6 +96,12 @@ impl<'a> GatewaySetup<'a> {
         self
     }
 
+    /// The program that runs the gateway's, with arguments: env, setpriv.
+    pub(crate) fn run_by(mut self, program: &[&str]) -> Self {
+        self.run_by = program.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Writes the configuration without starting the gateway.
     pub(crate) fn write(&self, listen: &str) -> PathBuf {
         let toml = format!(
@@ -113,10 +121,10 @@ impl<'a> GatewaySetup<'a> {
     pub(crate) fn start(self) -> Gateway {
         let config = self.write("127.0.0.1:0");
         let client_config = self.testbed.write("ssh_config", CLIENT_CONFIG);
-        let (process, log, address) = launch(&config);
+        let (process, log, address) = launch(&self.run_by, &config);
         // A restarted gateway is found where it was.
         self.write(&address.to_string());
-        Gateway { config, client_config, address, process, log }
+        Gateway { config, client_config, address, process, log, run_by: self.run_by }
     }
 }
 
@@ -136,9 +144,11 @@ Host *
     LogLevel ERROR
 ";
 
-fn launch(config: &PathBuf) -> (Process, Log, SocketAddr) {
+fn launch(run_by: &[String], config: &PathBuf) -> (Process, Log, SocketAddr) {
     let mut process = Process::spawn(
-        bound_command(WALTGATE)
+        bound_command(run_by.first().map_or(WALTGATE, String::as_str))
+            .args(run_by.iter().skip(1))
+            .args((!run_by.is_empty()).then_some(WALTGATE))
             .args(["serve", "-c"])
             .arg(config)
             .env_remove("RUST_LOG")
@@ -171,6 +181,7 @@ pub(crate) struct Gateway {
     address: SocketAddr,
     process: Process,
     log: Log,
+    run_by: Vec<String>,
 }
 
 impl Gateway {
@@ -198,6 +209,13 @@ impl Gateway {
     pub(crate) fn scp(&self, user: &str, arguments: &[&str]) -> Client {
         let remote = format!("{user}@{}:", self.address.ip());
         Client::copy("scp", &self.client_config, self.address)
+            .arguments(arguments.iter().map(|argument| argument.replace("REMOTE:", &remote)))
+    }
+
+    /// The stock rsync; `REMOTE:path` in the arguments stands for the gateway as `user`.
+    pub(crate) fn rsync(&self, user: &str, arguments: &[&str]) -> Client {
+        let remote = format!("{user}@{}:", self.address.ip());
+        Client::rsync(&self.client_config, self.address)
             .arguments(arguments.iter().map(|argument| argument.replace("REMOTE:", &remote)))
     }
 
@@ -297,7 +315,7 @@ impl Gateway {
     /// Starts it again at the same address, after `stop` or `kill`.
     pub(crate) fn restart(&mut self) {
         assert!(!self.is_running(), "stop or kill the gateway first");
-        let (process, log, address) = launch(&self.config);
+        let (process, log, address) = launch(&self.run_by, &self.config);
         assert_eq!(address, self.address);
         self.process = process;
         self.log = log;

@@ -75,6 +75,15 @@ impl Node {
         fs::write(self.directory.join("sshd_config.extra"), lines).unwrap();
     }
 
+    /// From its next start on, has this login too, which takes the same keys. For sshd only.
+    pub(crate) fn add_login(&self, login: &str) {
+        let account = format!("{login}:x:4711:65534::/persist:/bin/sh\n");
+        fs::write(self.directory.join("passwd.extra"), account).unwrap();
+        // The usual file is in a directory of root's alone.
+        fs::copy(self.directory.join("authorized_keys"), self.persist().join("keys")).unwrap();
+        self.configure(&format!("Match User {login}\nAuthorizedKeysFile /persist/keys\n"));
+    }
+
     /// The same node at SSH's own port, where nodes that a WalT server lists are looked for.
     pub(crate) fn on_port_22(mut self) -> Self {
         self.address.set_port(22);

@@ -13,11 +13,11 @@ use crate::support::process::{bound_command, run_tool};
 use crate::support::testbed::unused_address;
 use crate::support::{Engine, Finished, Gateway, Image, Node, Terminal, Testbed, eventually};
 
-/// A node and an image behind one gateway, and alice's key in the formats that clients read.
+/// A node, the /persist of one that is off, and an image behind one gateway, and alice's key in the formats that clients read.
 pub(crate) struct Bed<'a> {
     pub(crate) testbed: &'a Testbed,
     image: Image<'a>,
-    _node: Node,
+    _nodes: [Node; 2],
     gateway: Gateway,
 }
 
@@ -38,20 +38,25 @@ impl<'a> Bed<'a> {
         fs::create_dir_all(&accounts).unwrap();
         testbed.generate_key("alice", "ed25519");
         testbed.write("accounts/alice.pub", testbed.read("alice.pub"));
-        let node = testbed.sshd("rpi1");
+        let nodes = [testbed.sshd("rpi1"), testbed.sshd_off("rpi2")];
+        let disk = testbed.path("disk");
+        fs::create_dir(&disk).unwrap();
         let gateway = testbed
             .gateway()
             .auth(&format!("open_networks = []\naccounts_dir = {accounts:?}"))
-            .node(&node)
+            .node(&nodes[0])
+            .node_with(&nodes[1], &format!("persist = {disk:?}"))
             .engine(engine)
             .start();
-        Self { testbed, image: engine.image("alice", "limited"), _node: node, gateway }
+        Self { testbed, image: engine.image("alice", "limited"), _nodes: nodes, gateway }
     }
 
-    fn places(&self) -> [Place<'_>; 2] {
-        let directory = "/persist".to_owned();
+    fn places(&self) -> [Place<'_>; 3] {
+        let [user, off] = ["rpi1", "rpi2"].map(str::to_owned);
+        let persist = || "/persist".to_owned();
         [
-            Place { bed: self, name: "node", user: "rpi1".to_owned(), directory },
+            Place { bed: self, name: "node", user, directory: persist() },
+            Place { bed: self, name: PERSIST, user: off, directory: persist() },
             Place {
                 bed: self,
                 name: "image",
@@ -118,6 +123,9 @@ impl Place<'_> {
     }
 }
 
+/// The place that is a node's /persist while it is off: the server's disk.
+pub(crate) const PERSIST: &str = "/persist";
+
 /// What a client can do, in the order of the table's columns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ability {
@@ -146,7 +154,10 @@ impl<'a> Trial<'a> {
 
     /// `attempt` panics if the client fails.
     pub(crate) fn can(self, ability: Ability, attempt: impl Fn(&Place<'_>)) -> Self {
-        self.can_on(&["node", "image"], ability, attempt)
+        match ability {
+            Ability::Files => self.can_on(&["node", PERSIST, "image"], ability, attempt),
+            _ => self.can_on(&["node", "image"], ability, attempt),
+        }
     }
 
     pub(crate) fn can_on(
@@ -237,7 +248,8 @@ pub(crate) fn files(
     let here = place.bed.testbed.write(format!("{client}-in"), all_bytes());
     let there = format!("{}/{client}.dat", place.directory);
     put(here.to_str().unwrap(), &there);
-    let back = place.bed.testbed.path(format!("{client}-{}-out", place.name));
+    let name = place.name.trim_start_matches('/');
+    let back = place.bed.testbed.path(format!("{client}-{name}-out"));
     take(&there, back.to_str().unwrap());
     assert!(fs::read(&back).unwrap() == all_bytes(), "{client}, {}", place.name);
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use waltgate::backend::WindowSize;
 use waltgate::backend::image::engine::{
     Change, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError, EngineInfo,
-    ExecSpec, FileStat, HistoryEntry, ImageDetails, Process, ProcessState, ProcessStreams,
+    ExecSpec, FileStat, HistoryEntry, ImageDetails, Lack, Process, ProcessState, ProcessStreams,
     Publication,
 };
 
@@ -40,17 +40,23 @@ pub(crate) struct Failing {
     engine: Arc<dyn Engine>,
     commits: AtomicUsize,
     lists: AtomicUsize,
+    lacks: Vec<Lack>,
 }
 
 impl Failing {
     /// Its first commits fail.
     pub(crate) fn full_disk(engine: Arc<dyn Engine>, commits: usize) -> Self {
-        Self { engine, commits: AtomicUsize::new(commits), lists: AtomicUsize::new(0) }
+        Self { commits: AtomicUsize::new(commits), ..Self::without(engine, Vec::new()) }
     }
 
     /// Its first lists of images are empty.
     pub(crate) fn forgetful(engine: Arc<dyn Engine>, lists: usize) -> Self {
-        Self { engine, commits: AtomicUsize::new(0), lists: AtomicUsize::new(lists) }
+        Self { lists: AtomicUsize::new(lists), ..Self::without(engine, Vec::new()) }
+    }
+
+    /// It says that it cannot do this, and nobody but itself reaches the files of its containers.
+    pub(crate) fn without(engine: Arc<dyn Engine>, lacks: Vec<Lack>) -> Self {
+        Self { engine, commits: AtomicUsize::new(0), lists: AtomicUsize::new(0), lacks }
     }
 }
 
@@ -95,7 +101,7 @@ impl Engine for Failing {
         self.engine.written_bytes(container).await
     }
     async fn info(&self) -> Result<EngineInfo> {
-        self.engine.info().await
+        Ok(EngineInfo { lacks: self.lacks.clone(), ..self.engine.info().await? })
     }
     async fn image_references(&self) -> Result<Vec<String>> {
         if fails(&self.lists) {

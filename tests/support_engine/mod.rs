@@ -4,6 +4,7 @@
 
 pub(crate) mod embedded;
 pub(crate) mod failing;
+pub(crate) mod misbehaving;
 pub(crate) mod selection;
 
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use selection::TestEngine;
+use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use waltgate::auth::Identity;
 use waltgate::backend::image::{
@@ -51,6 +53,8 @@ pub(crate) enum Kind {
     StartHangs,
     /// One text file.
     NoShell,
+    /// busybox in a root directory that nobody may write to.
+    SealedRoot,
 }
 
 /// One gateway's image backend, with an account and images that only this test uses.
@@ -224,6 +228,42 @@ impl Bench {
         ]);
     }
 
+    /// Gives an image of the account these layers more, which may be no archives at all. What the
+    /// engine says if it does not take them.
+    pub(crate) fn add_layers(&self, name: &str, layers: &[&[u8]]) -> Result<(), String> {
+        let reference = format!("{}/{name}:latest", self.account);
+        let mut digests = vec![self.engine.layers(&reference)[0].clone()];
+        let mut names = vec!["first.tar".to_owned()];
+        let mut files = Vec::new();
+        for (number, layer) in layers.iter().enumerate() {
+            let digest: String =
+                Sha256::digest(layer).iter().map(|byte| format!("{byte:02x}")).collect();
+            digests.push(format!("sha256:{digest}"));
+            names.push(format!("{number}.tar"));
+            files.push((names[number + 1].clone(), layer.to_vec()));
+        }
+        let mut config = self.engine.image_config(&reference);
+        config["rootfs"] = serde_json::json!({"type": "layers", "diff_ids": digests});
+        let manifest = serde_json::json!([{
+            "Config": "config.json",
+            "RepoTags": [format!("docker.io/{reference}")],
+            "Layers": names,
+        }]);
+        let own = [
+            ("config.json", config.to_string().into_bytes()),
+            ("manifest.json", manifest.to_string().into_bytes()),
+            // The engine has this layer and does not look.
+            ("first.tar", Vec::new()),
+        ];
+        let more = files.iter().map(|(name, content)| (name.as_str(), content.clone()));
+        let files: Vec<_> = own.into_iter().chain(more).collect();
+        let load = std::panic::AssertUnwindSafe(|| self.load(&files));
+        std::panic::catch_unwind(load).map_err(|panic| match panic.downcast::<String>() {
+            Ok(said) => *said,
+            Err(_) => "the engine does not load it".to_owned(),
+        })
+    }
+
     /// What a file of an image says, `None` when it is not there.
     pub(crate) fn file(&self, image: &str, path: &str) -> Option<String> {
         let content = self.engine.file(&format!("{}/{image}", self.account), path)?;
@@ -269,6 +309,8 @@ pub(crate) fn defaults() -> ImageDefaults {
         hostname: "image-shell".to_owned(),
         memory: None,
         pids: None,
+        cpus: None,
+        disk: None,
         network: ContainerNetwork::Loopback,
         keep_unsaved: Duration::ZERO,
         on_command_success: OnCommandSuccess::Save,
@@ -296,6 +338,7 @@ fn parts(
         engine,
         defaults: defaults.clone(),
         max_containers_per_account: 2,
+        max_unsaved_per_account: 2,
         state_dir: state.to_owned(),
         lobby: "walt".parse().unwrap(),
         binfmt_misc: PathBuf::from(BINFMT_MISC),
@@ -359,6 +402,9 @@ fn fill(root: &Path, kind: Kind) {
     )
     .unwrap();
     std::fs::write(root.join("etc/cpuinfo"), "processor : made up\n").unwrap();
+    if kind == Kind::SealedRoot {
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o555)).unwrap();
+    }
     if kind == Kind::BootWrites {
         symlink("../bin/busybox", root.join("sbin/init")).unwrap();
         std::fs::create_dir_all(root.join("var/log")).unwrap();
@@ -492,6 +538,7 @@ pub(crate) fn shell() -> SessionRequest {
 pub(crate) struct Outcome {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
+    pub(crate) notices: Vec<String>,
     pub(crate) exit: Option<ExitStatus>,
 }
 
@@ -513,6 +560,7 @@ pub(crate) async fn drain(session: &mut BackendSession) -> Outcome {
             match event {
                 OutputEvent::Stdout(data) => outcome.stdout.extend_from_slice(&data),
                 OutputEvent::Stderr(data) => outcome.stderr.extend_from_slice(&data),
+                OutputEvent::Notice(line) => outcome.notices.push(line),
                 OutputEvent::Eof => {}
                 OutputEvent::Exit(status) => outcome.exit = Some(status),
             }
@@ -520,6 +568,20 @@ pub(crate) async fn drain(session: &mut BackendSession) -> Outcome {
     };
     tokio::time::timeout(PATIENCE, all).await.expect("the session ends");
     outcome
+}
+
+/// Reads a session until the gateway says something of its own.
+pub(crate) async fn read_notice(session: &mut BackendSession) -> String {
+    let found = async {
+        loop {
+            match session.output.next().await {
+                Some(OutputEvent::Notice(line)) => return line,
+                Some(_) => {}
+                None => panic!("ended without a notice"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("a notice comes")
 }
 
 /// Reads a session until its standard output has ended in, or contains, `mark`.

@@ -83,6 +83,15 @@ pub(crate) fn assert_parallel_conversations(port: u16) {
 
 /// RFC 1928, as far as a test needs it.
 pub(crate) fn socks_connect(proxy: SocketAddr, to: SocketAddr) -> TcpStream {
+    let mut stream = socks_ask(proxy, to);
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[1], 0, "the proxy connected");
+    stream
+}
+
+/// The same without waiting for the proxy's answer.
+pub(crate) fn socks_ask(proxy: SocketAddr, to: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(proxy).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(&[5, 1, 0]).unwrap();
@@ -94,9 +103,6 @@ pub(crate) fn socks_connect(proxy: SocketAddr, to: SocketAddr) -> TcpStream {
     request.extend(to.ip().octets());
     request.extend(to.port().to_be_bytes());
     stream.write_all(&request).unwrap();
-    let mut reply = [0; 10];
-    stream.read_exact(&mut reply).unwrap();
-    assert_eq!(reply[1], 0, "the proxy connected");
     stream
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use russh::keys::PrivateKey;
+use russh::keys::ssh_key::certificate::Builder;
 
 use super::*;
 use crate::auth::certificate::tests::{issue, new_key};
@@ -203,7 +204,7 @@ async fn an_accounts_directory_may_appear_later() {
 async fn what_is_ignored_is_reported_by_file_and_line() {
     let key = new_key();
     let site = site();
-    site.account("alice", &["# mine".into(), format!("cert-authority {}", line(&key))]);
+    site.account("alice", &["# mine".into(), format!("verify-required {}", line(&key))]);
     site.account("Bob", &[line(&key)]);
     site.account("carol", &[line(&key)]);
     let carol = site.path("keys/accounts/carol.pub");
@@ -223,7 +224,7 @@ async fn what_is_ignored_is_reported_by_file_and_line() {
                 file("Bob")
             ),
             format!(
-                "{}:2: option \"cert-authority\" is not supported, so the key is ignored",
+                "{}:2: option \"verify-required\" is not supported, so the key is ignored",
                 file("alice")
             ),
             format!("{carol}: ignored: others than its owner may write to it; chmod go-w it"),
@@ -277,6 +278,48 @@ async fn certificates_of_a_trusted_authority_give_their_principal() {
     site.write("ca.pub", &line(&old_ca));
     assert_eq!(gate.certificate(None, peer, &good).await, None);
     assert!(gate.certificate(None, peer, &foreign).await.is_some());
+}
+
+#[tokio::test]
+async fn an_authority_of_an_account_certifies_that_account_only() {
+    let (ca, own) = (new_key(), new_key());
+    let site = site();
+    let both = format!("cert-authority,no-pty,command=\"uptime\" {}", line(&ca));
+    site.account("alice", &[both, line(&own)]);
+    let gate = site.authenticator();
+    let peer = ip("10.0.0.1");
+    let window = (now() - 60, now() + 3600);
+    let permits = |builder: &mut Builder| {
+        builder.extension("permit-pty", "").unwrap();
+        builder.extension("permit-port-forwarding", "").unwrap();
+    };
+    let good = issue(&ca, window, &["alice", "bob"], permits);
+    assert!(gate.offers_public_key(None, peer, new_key().public_key()).await);
+    assert_eq!(gate.public_key(None, peer, ca.public_key()).await, None);
+    for claimed in [None, Some(name("alice"))] {
+        let found = gate.certificate(claimed.as_ref(), peer, &good).await.unwrap();
+        assert_eq!(found.account, name("alice"));
+        let restrictions = found.restrictions;
+        assert!(restrictions.no_pty && restrictions.no_agent_forwarding);
+        assert!(!restrictions.no_port_forwarding);
+        assert_eq!(restrictions.forced_command.as_deref(), Some("uptime"));
+    }
+    assert_eq!(gate.certificate(Some(&name("bob")), peer, &good).await, None);
+    for wrong in [
+        issue(&ca, window, &["bob"], permits),
+        issue(&ca, (1, 2), &["alice"], permits),
+        issue(&own, window, &["alice"], permits),
+        issue(&ca, window, &["alice"], |builder| {
+            builder.critical_option("force-command", "reboot").unwrap();
+        }),
+    ] {
+        assert_eq!(gate.certificate(None, peer, &wrong).await, None);
+    }
+    // The same authority in two files: the username has to say who.
+    site.account("bob", &[format!("cert-authority {}", line(&ca))]);
+    assert_eq!(gate.certificate(None, peer, &good).await, None);
+    let bob = gate.certificate(Some(&name("bob")), peer, &good).await.unwrap();
+    assert_eq!(bob.restrictions.forced_command, None);
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ fn restrict_forbids_all_and_later_options_give_back() {
         no_port_forwarding: true,
         no_agent_forwarding: true,
         no_x11_forwarding: true,
-        forced_command: None,
+        ..Restrictions::default()
     };
     assert_eq!(all, forbidden);
     let some = with("restrict,PTY,port-forwarding").unwrap().restrictions;
@@ -115,12 +115,70 @@ fn expiry_times_have_the_formats_of_sshd() {
 #[test]
 fn an_entry_with_an_option_that_is_not_supported_is_skipped() {
     let unknown = |option: &str| EntryError::UnknownOption(option.to_owned());
-    assert_eq!(with("cert-authority"), Err(unknown("cert-authority")));
     assert_eq!(with("no-pty,verify-required"), Err(unknown("verify-required")));
-    assert_eq!(with(r#"permitopen="a:1""#), Err(unknown("permitopen")));
-    assert_eq!(with(r#"environment="A=b c""#), Err(unknown("environment")));
+    assert_eq!(with("permitopen"), Err(unknown("permitopen")));
+    assert_eq!(with(r#"cert-authority="x""#), Err(unknown("cert-authority")));
     assert_eq!(with(r#"restrict="x""#), Err(unknown("restrict")));
     assert_eq!(with("from"), Err(unknown("from")));
+}
+
+#[test]
+fn permits_of_forwards_add_up_and_give_back_nothing() {
+    let keys = with(r#"permitopen="rpi1:22",permitlisten="8080",PermitOpen="[::1]:*""#).unwrap();
+    let of = keys.restrictions;
+    assert!(of.permit_open_tcp("rpi1", 22) && of.permit_open_tcp("::1", 7));
+    assert!(!of.permit_open_tcp("rpi1", 23) && !of.permit_open_unix());
+    assert!(of.permit_listen_tcp("", 8080));
+    assert!(!of.permit_listen_tcp("", 8081) && !of.permit_listen_unix());
+
+    let one_way = with(r#"permitopen="rpi1:22""#).unwrap().restrictions;
+    assert!(one_way.permit_listen_tcp("", 0) && one_way.permit_listen_unix());
+    let other_way = with(r#"permitlisten="8080""#).unwrap().restrictions;
+    assert!(other_way.permit_open_tcp("rpi9", 1) && other_way.permit_open_unix());
+
+    for nothing in [r#"restrict,permitopen="*:*",permitlisten="*""#, "no-port-forwarding"] {
+        let nothing = with(nothing).unwrap().restrictions;
+        assert!(!nothing.permit_open_tcp("rpi1", 22) && !nothing.permit_open_unix());
+        assert!(!nothing.permit_listen_tcp("", 8080) && !nothing.permit_listen_unix());
+    }
+    let wrong = with(r#"permitopen="rpi1""#).unwrap_err().to_string();
+    assert_eq!(
+        wrong,
+        "option \"permitopen\" is wrong, so the key is ignored: it must be HOST:PORT, with an \
+         IPv6 address in square brackets"
+    );
+    assert!(matches!(with(r#"permitlisten="a:b""#), Err(EntryError::BadOption(..))));
+}
+
+#[test]
+fn options_without_an_effect_are_no_mistakes() {
+    let none = Restrictions::default();
+    for option in [r#"environment="A=b c""#, r#"tunnel="1""#, r#"principals="ops""#, "user-rc"] {
+        let entry = with(option).unwrap();
+        assert_eq!((entry.restrictions.clone(), entry.is_authority()), (none.clone(), false));
+    }
+    assert!(matches!(with(r#"environment="=b""#), Err(EntryError::BadOption(..))));
+    assert!(matches!(with(r#"environment="A""#), Err(EntryError::BadOption(..))));
+}
+
+#[test]
+fn an_authority_certifies_the_principals_it_is_given_or_its_account() {
+    let alice = "alice".parse().unwrap();
+    let certifies = |options: &str, principals: &[&str]| {
+        let principals: Vec<_> = principals.iter().map(|&name| name.to_owned()).collect();
+        with(options).unwrap().certifies(&alice, &principals)
+    };
+    assert!(certifies("cert-authority", &["bob", "alice"]));
+    assert!(!certifies("cert-authority", &["bob"]));
+    assert!(!certifies("cert-authority", &[]), "an empty list fits no one");
+    let listed = r#"Cert-Authority,principals="ops,Team A",no-pty"#;
+    assert!(certifies(listed, &["Team A"]));
+    assert!(!certifies(listed, &["alice", "Team"]));
+    assert!(!certifies("no-pty", &["alice"]));
+    assert!(matches!(
+        with(r#"principals="a",principals="b""#),
+        Err(EntryError::BadOption("principals", _))
+    ));
 }
 
 #[test]

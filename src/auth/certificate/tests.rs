@@ -142,7 +142,7 @@ fn what_is_not_permitted_is_restricted() {
         no_port_forwarding: true,
         no_agent_forwarding: true,
         no_x11_forwarding: true,
-        forced_command: None,
+        ..Restrictions::default()
     };
     assert_eq!(bare, nothing);
     let usual = ca.issue(&["alice"], |builder| {
@@ -206,6 +206,7 @@ fn certificates_of_ssh_keygen_are_understood() {
             no_agent_forwarding: true,
             no_x11_forwarding: true,
             forced_command: Some("uptime -p".to_owned()),
+            ..Restrictions::default()
         }
     );
     assert!(matches!(judge("192.168.0.1"), Err(CertificateError::Source(_))));

@@ -8,12 +8,14 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use super::disk::Disk;
 use super::engine::{Engine, EngineError, ExecSpec, ProcessState};
 use super::inspection::{Inspection, OS_SHUTDOWN};
 use super::naming::SaveTarget;
 use super::ownership::Claim;
 use super::slots::AccountSlot;
 use super::{boot, changes};
+use crate::backend::BackendSession;
 use crate::names::AccountName;
 
 /// For the engine to tell of an end that it knows of.
@@ -94,6 +96,8 @@ pub(super) struct Container {
     pub(super) tasks: Vec<AbortHandle>,
     /// The gateway itself sent a signal to process 1.
     pub(super) signalled: AtomicBool,
+    /// What it writes to disk, if that is limited.
+    pub(super) disk: Option<Arc<Disk>>,
     /// What the boot of its operating system wrote, once that is known.
     pub(super) boot: OnceLock<boot::Record>,
     /// Held while it is saved or removed; empty once it is removed or left behind.
@@ -142,6 +146,7 @@ impl Container {
     /// Whether its end was somebody else's doing: neither its process 1's own nor the gateway's.
     pub(super) async fn died(&self) -> bool {
         match self.ended().await {
+            _ if self.wrote_too_much().is_some() => true,
             Ending::Lost => true,
             // Process 1 of this mode ends by itself only with the gateway's stream.
             Ending::Exited(_) if self.mode == Mode::Kept => true,
@@ -149,6 +154,19 @@ impl Container {
                 self.engine.was_killed(&self.id).await.unwrap_or(true)
             }
             Ending::Exited(_) => false,
+        }
+    }
+
+    /// Its limit on disk, if its programs were ended because of that.
+    pub(super) fn wrote_too_much(&self) -> Option<&Disk> {
+        self.disk.as_deref().filter(|disk| disk.is_over())
+    }
+
+    /// A session in it, which is warned of what concerns all of them.
+    pub(super) fn warned(&self, session: BackendSession) -> BackendSession {
+        match &self.disk {
+            Some(disk) => BackendSession { output: disk.warn_in(session.output), ..session },
+            None => session,
         }
     }
 
@@ -162,6 +180,9 @@ impl Container {
 
     /// What to tell a user whose session ended with the container.
     pub(super) async fn cause_of_death(&self) -> String {
+        if let Some(disk) = self.wrote_too_much() {
+            return disk.reason();
+        }
         match self.ending() {
             None => "the container engine lost its program".to_owned(),
             Some(Ending::Lost) => "the container engine does not answer, or removed it".to_owned(),

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::boot;
 use super::container::{BaseImage, Container, Ending, Mode, Tenure};
+use super::disk::Disk;
 use super::engine::{
     ContainerSpec, ContainerSummary, Engine, EngineError, ImageDetails, ProcessStreams,
 };
@@ -126,6 +127,7 @@ impl Containers {
         spec.stdin = matches!(new.mode, Mode::ShellIsFirst | Mode::Kept);
         spec.memory = new.defaults.memory;
         spec.pids = new.defaults.pids;
+        spec.cpus = new.defaults.cpus;
         spec.network = new.defaults.network;
         spec.read_only_binds = cpuinfo_bind(&new.inspection);
         spec.boots_an_os = new.mode == Mode::Os;
@@ -134,7 +136,8 @@ impl Containers {
         // claim, and removed.
         let id = self.engine.create(&spec).await?;
         match self.run(&id, new.mode).await {
-            Ok((streams, tasks, ended)) => {
+            Ok((streams, mut tasks, ended)) => {
+                let disk = self.watched_disk(&id, new.defaults, &ended, &mut tasks);
                 let container = Container {
                     engine: Arc::clone(&self.engine),
                     id,
@@ -148,6 +151,7 @@ impl Containers {
                     ended,
                     tasks,
                     signalled: AtomicBool::new(false),
+                    disk,
                     boot: OnceLock::new(),
                     tenure: Arc::new(Mutex::new(Some(Tenure { claim, slot: Some(slot) }))),
                 };
@@ -173,13 +177,15 @@ impl Containers {
     pub(super) async fn resume(
         &self,
         mut container: Container,
+        defaults: &ImageDefaults,
     ) -> Result<(Container, Option<ProcessStreams>), ImageError> {
         let slot = self.slots.take(&container.account)?;
         let users_own = match container.mode {
             Mode::Os => container.written_by_its_user().await?,
             Mode::ShellIsFirst | Mode::Kept => None,
         };
-        let (streams, tasks, ended) = self.run(&container.id, container.mode).await?;
+        let (streams, mut tasks, ended) = self.run(&container.id, container.mode).await?;
+        container.disk = self.watched_disk(&container.id, defaults, &ended, &mut tasks);
         if let Some(tenure) = &mut *container.tenure.lock().await {
             tenure.slot = Some(slot);
         }
@@ -263,6 +269,7 @@ impl Containers {
             ended: watch::channel(Some(Ending::Exited(0))).1,
             tasks: Vec::new(),
             signalled: AtomicBool::new(true),
+            disk: None,
             boot: boot::Record::noted(&claim).map_or_else(OnceLock::new, OnceLock::from),
             tenure: Arc::new(Mutex::new(Some(Tenure { claim, slot: None }))),
         })
@@ -276,9 +283,9 @@ impl Containers {
         container.ended = ended;
     }
 
-    /// Whether any container may have been left behind; asks the disk only.
-    pub(super) async fn may_have_left_some(&self) -> Result<bool, ImageError> {
-        self.ownership.run().await?.has_unclaimed()
+    /// How many containers may have been left behind, whoever's; asks the disk only.
+    pub(super) async fn left_at_most(&self) -> Result<usize, ImageError> {
+        self.ownership.run().await?.unclaimed()
     }
 
     /// This gateway's identifier.
@@ -309,6 +316,28 @@ impl Containers {
             (Some(gateway), Some(container)) if *gateway == run.gateway => run.claim(container),
             _ => Ok(None),
         }
+    }
+
+    /// Has what a container writes to disk watched until its end.
+    fn watched_disk(
+        &self,
+        id: &str,
+        defaults: &ImageDefaults,
+        ended: &watch::Receiver<Option<Ending>>,
+        tasks: &mut Vec<AbortHandle>,
+    ) -> Option<Arc<Disk>> {
+        let disk = Arc::new(Disk::new(defaults.disk?));
+        let watching = Arc::clone(&disk).watch(Arc::clone(&self.engine), id.to_owned());
+        let mut ended = ended.clone();
+        let until_it_ends = async move {
+            tokio::select! {
+                () = watching => {}
+                // An error: nobody looks after the container any more.
+                _ = ended.wait_for(Option::is_some) => {}
+            }
+        };
+        tasks.push(tokio::spawn(until_it_ends).abort_handle());
+        Some(disk)
     }
 
     #[allow(clippy::type_complexity)]

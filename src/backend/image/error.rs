@@ -80,6 +80,18 @@ pub enum ImageError {
         /// `max_containers_per_account`
         limit: usize,
     },
+    /// The account has left too much undecided.
+    #[error(
+        "account {account} has left {limit} containers with unsaved changes, which is the limit; \"ssh {lobby}@... unsaved\" lists them, \"ssh {lobby}@... save ID NAME\" or \"ssh {lobby}@... discard ID\" frees one"
+    )]
+    TooManyUnsaved {
+        /// Whose.
+        account: String,
+        /// `max_unsaved_per_account`
+        limit: usize,
+        /// Whose commands they are.
+        lobby: NodeName,
+    },
     /// What was to become the init of an image's operating system ended.
     #[error(
         "the operating system of image {image} did not start: {OS_START} ended with status {code}; commands and file transfers go without it: ssh image.{image}@... COMMAND"
@@ -97,6 +109,14 @@ pub enum ImageError {
         image: String,
         /// What is known about it.
         reason: String,
+    },
+    /// Somebody removed a container while it was used.
+    #[error(
+        "the container of image {image} is gone, and with it all that was changed: somebody removed it, maybe with its image"
+    )]
+    ContainerRemoved {
+        /// Of which image.
+        image: String,
     },
     /// The engine could not make the new image.
     #[error("image {image} was not saved: {source}")]

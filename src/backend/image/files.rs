@@ -73,10 +73,11 @@ async fn has_rsync(container: &Container) -> Result<(), ImageError> {
 pub(super) async fn root_of(container: &Container) -> Result<Root, ImageError> {
     let home = container.inspection.working_dir;
     let opened = host_process::open_of_first(container, move |proc| open_root(proc, home));
-    opened.await.map_err(|error| match error {
+    let root = opened.await.map_err(|error| match error {
         OutOfReach::Engine(error) => error.into(),
         OutOfReach::Because(reason) => out_of_reach(container, reason),
-    })
+    })?;
+    Ok(root.with_room(container.disk.as_ref().map(|disk| disk.room())))
 }
 
 fn out_of_reach(container: &Container, reason: impl ToString) -> ImageError {

@@ -24,6 +24,7 @@ mod changes;
 mod container;
 mod containers;
 mod dialogue;
+mod disk;
 mod emulation;
 pub mod engine;
 mod error;
@@ -81,6 +82,8 @@ pub struct ImageParts {
     pub defaults: ImageDefaults,
     /// `max_containers_per_account` of `[limits]`.
     pub max_containers_per_account: usize,
+    /// `max_unsaved_per_account` of `[limits]`.
+    pub max_unsaved_per_account: usize,
     /// `state_dir` of `[server]`.
     pub state_dir: PathBuf,
     /// `lobby` of `[server]`.
@@ -114,6 +117,8 @@ struct Shared {
     saves: Arc<Saves>,
     presences: Presences,
     lobby: NodeName,
+    /// Containers with unsaved changes that an account may leave; 0: any number.
+    max_unsaved: usize,
     /// Names of containers at rest that were seen to hold unsaved changes.
     examined: Mutex<HashSet<String>>,
     /// One at a time looks through what was left behind.
@@ -160,6 +165,7 @@ impl ImageBackend {
                 containers,
                 presences: Presences::default(),
                 lobby: parts.lobby,
+                max_unsaved: parts.max_unsaved_per_account,
                 examined: Mutex::default(),
                 stock_taking: Arc::default(),
             }),

@@ -102,14 +102,13 @@ impl Run {
             .collect()
     }
 
-    /// Whether any container may have been left behind: a look at the disk only.
-    pub(super) fn has_unclaimed(&self) -> Result<bool, ImageError> {
+    /// How many containers may have been left behind: a look at the disk only.
+    pub(super) fn unclaimed(&self) -> Result<usize, ImageError> {
+        let mut unclaimed = 0;
         for name in self.claimed()? {
-            if self.claim(&name)?.is_some() {
-                return Ok(true);
-            }
+            unclaimed += usize::from(self.claim(&name)?.is_some());
         }
-        Ok(false)
+        Ok(unclaimed)
     }
 }
 
@@ -196,9 +195,9 @@ mod tests {
         let claim = first.claim("waltgate-1").unwrap().unwrap();
         assert!(first.claim("waltgate-1").unwrap().is_none());
         assert!(second.claim("waltgate-1").unwrap().is_none());
-        assert!(!second.has_unclaimed().unwrap());
+        assert_eq!(second.unclaimed().unwrap(), 0);
         drop(claim);
-        assert!(second.has_unclaimed().unwrap());
+        assert_eq!(second.unclaimed().unwrap(), 1);
         assert_eq!(second.claimed().unwrap(), ["waltgate-1"]);
         second.claim("waltgate-1").unwrap().unwrap().settle();
         assert!(first.claimed().unwrap().is_empty());

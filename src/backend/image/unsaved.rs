@@ -52,12 +52,26 @@ enum Found {
 }
 
 impl Shared {
-    /// Whether anything may have been left behind; asks the disk only.
-    pub(super) async fn may_have_left_some(&self) -> Result<bool, ImageError> {
+    /// How many containers may have been left behind, whoever's; asks the disk only.
+    pub(super) async fn left_at_most(&self) -> Result<usize, ImageError> {
         // Who takes stock uses everything meanwhile. If that takes too long, it is as if all that
         // it looks at were in use.
         drop(timeout(TURN, self.stock_taking.lock()).await);
-        self.containers.may_have_left_some().await
+        self.containers.left_at_most().await
+    }
+
+    /// Refuses a further container to an account that has left as many with unsaved changes as it
+    /// may: each takes space, and nothing but its user's decision may end it before its time.
+    pub(super) async fn room_for_one_more(&self, account: &AccountName) -> Result<(), ImageError> {
+        let limit = self.max_unsaved;
+        if limit == 0 || self.left_at_most().await? < limit {
+            return Ok(());
+        }
+        if self.take_stock(Some(account)).await?.unsaved.len() < limit {
+            return Ok(());
+        }
+        let (account, lobby) = (account.to_string(), self.lobby.clone());
+        Err(ImageError::TooManyUnsaved { account, limit, lobby })
     }
 
     /// Looks through what was left behind, of one account or of all. What runs is brought to rest,

@@ -276,7 +276,8 @@ impl Attachment for NodeAttachment {
         let node = self.look_up()?;
         self.courtesy.show(&node, self.caller.account(), request, console).await?;
         if let Some(me) = self.me.upgrade()
-            && let Some(session) = persist::start(&me, &node, self.login_on(&node), request).await?
+            && let Some(session) =
+                persist::start(&me, &node, self.login_on(&node), request, console).await?
         {
             return Ok(session);
         }

@@ -8,7 +8,7 @@ use tracing::info;
 
 use crate::backend::{Answer, BackendError, Console, SessionRequest, StreamError};
 use crate::config::OtherOwner;
-use crate::inventory::{NodeRecord, is_free, owned_by};
+use crate::inventory::{NodeRecord, other_owner};
 use crate::names::AccountName;
 
 /// What one client connection was told about the owner of its node.
@@ -93,11 +93,6 @@ impl Courtesy {
         let refusal = BackendError::InUse { name: node.name.clone(), owner };
         Err(StreamError::Prohibited(refusal.to_string()))
     }
-}
-
-/// Who else owns the node, if anybody.
-fn other_owner<'a>(node: &'a NodeRecord, account: &AccountName) -> Option<&'a str> {
-    node.image_owner().filter(|_| !is_free(node) && !owned_by(node, account))
 }
 
 async fn ask(console: &mut dyn Console) -> Result<(), BackendError> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::names::{AccountName, quoted};
+use crate::names::quoted;
 use crate::target::ImageName;
 
 /// The tag that is implied and not shown.
@@ -84,16 +84,6 @@ impl ImageReference {
         // Only a digest is none.
         self.tag()?;
         Some(ImageName { owner, name: self.name.parse().ok()?, tag })
-    }
-
-    /// What `account` sees: its own images by NAME alone, others with their owner, the tag
-    /// `latest` hidden.
-    pub fn short_name(&self, account: &AccountName) -> String {
-        if self.registry.is_none() && self.owner() == Some(account.as_str()) {
-            self.name_and_tag()
-        } else {
-            self.full_name()
-        }
     }
 
     /// `[REGISTRY/][OWNER/]NAME[:TAG]`, the tag `latest` hidden.
@@ -291,21 +281,6 @@ mod tests {
         assert_eq!(by_digest.digest(), Some(digest.as_str()));
         let both = reference(&format!("alpine:3.20@{digest}"));
         assert_eq!(both.tag(), Some("3.20"));
-    }
-
-    #[test]
-    fn account_sees_short_names() {
-        let alice: AccountName = "alice".parse().unwrap();
-        for (text, wanted) in [
-            ("localhost/alice/pc:latest", "pc"),
-            ("alice/pc:v2", "pc:v2"),
-            ("docker.io/bob/pc:latest", "bob/pc"),
-            ("waltplatform/pc:v2", "waltplatform/pc:v2"),
-            ("docker.io/library/alpine:3.20", "alpine:3.20"),
-            ("registry.example/alice/pc", "registry.example/alice/pc"),
-        ] {
-            assert_eq!(reference(text).short_name(&alice), wanted);
-        }
     }
 
     #[test]

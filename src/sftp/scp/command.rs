@@ -1,8 +1,7 @@
 //! The command line that a client runs to have an scp on the other side.
 
-use super::glob;
-use crate::sftp::real_path::names;
-use crate::sftp::root::{Root, below};
+use crate::sftp::root::{Root, is_within};
+use crate::shell_words::{self, Char, plain};
 
 /// Which way files go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,13 +10,6 @@ pub(super) enum Direction {
     Take,
     /// `-f`: to the client.
     Give,
-}
-
-/// One byte of a word; a quoted one is no wildcard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Char {
-    pub(super) byte: u8,
-    pub(super) is_quoted: bool,
 }
 
 /// `scp -t PATH` or `scp -f PATH...` with its options.
@@ -39,7 +31,7 @@ impl Command {
     /// Understands the command line of an scp client. `None`: it is something else, or needs a
     /// shell to say what it means (variables, pipes, several commands).
     pub fn parse(line: &[u8]) -> Option<Self> {
-        let mut words = words(line)?.into_iter();
+        let mut words = shell_words::split(line)?.into_iter();
         if plain(&words.next()?) != b"scp" {
             return None;
         }
@@ -82,79 +74,12 @@ impl Command {
 
     /// Whether every path in it is in the directory `name` of `/`.
     pub fn is_within(&self, name: &[u8]) -> bool {
-        let is_within = |word: &Vec<Char>| {
-            let path = plain(word);
-            path.starts_with(b"/")
-                && !names(&path).iter().any(|name| name == b"..")
-                && below(&path, name).is_some()
-        };
-        !self.words.is_empty() && self.words.iter().all(is_within)
+        !self.words.is_empty() && self.words.iter().all(|word| is_within(&plain(word), name))
     }
 
     /// The paths that its words stand for. Blocks.
     pub(super) fn paths(&self, root: &Root) -> Vec<Vec<u8>> {
-        self.words.iter().flat_map(|word| glob::expand(root, word)).collect()
-    }
-}
-
-fn plain(word: &[Char]) -> Vec<u8> {
-    word.iter().map(|char| char.byte).collect()
-}
-
-/// Splits a line as a shell does (POSIX Shell Command Language 2.2), if it has nothing but words.
-fn words(line: &[u8]) -> Option<Vec<Vec<Char>>> {
-    let mut words = Vec::new();
-    let mut word: Option<Vec<Char>> = None;
-    let mut bytes = line.iter().copied();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b' ' | b'\t' => words.extend(word.take()),
-            b'\'' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match bytes.next()? {
-                        b'\'' => break,
-                        byte => word.push(Char { byte, is_quoted: true }),
-                    }
-                }
-            }
-            b'"' => double_quoted(&mut bytes, word.get_or_insert_default())?,
-            b'\\' => {
-                let byte = bytes.next()?;
-                // A line that is continued.
-                if byte != b'\n' {
-                    word.get_or_insert_default().push(Char { byte, is_quoted: true });
-                }
-            }
-            b'$' | b'`' | b'|' | b'&' | b';' | b'<' | b'>' | b'(' | b')' | b'\n' | b'\0' => {
-                return None;
-            }
-            // A list in braces means something to some shells only.
-            b'{' | b'}' => return None,
-            b'#' if word.is_none() => return None,
-            byte => word.get_or_insert_default().push(Char { byte, is_quoted: false }),
-        }
-    }
-    words.extend(word);
-    Some(words)
-}
-
-fn double_quoted(bytes: &mut impl Iterator<Item = u8>, word: &mut Vec<Char>) -> Option<()> {
-    loop {
-        let byte = match bytes.next()? {
-            b'"' => return Some(()),
-            b'$' | b'`' => return None,
-            b'\\' => match bytes.next()? {
-                b'\n' => continue,
-                byte @ (b'$' | b'`' | b'"' | b'\\') => byte,
-                byte => {
-                    word.push(Char { byte: b'\\', is_quoted: true });
-                    byte
-                }
-            },
-            byte => byte,
-        };
-        word.push(Char { byte, is_quoted: true });
+        self.words.iter().flat_map(|word| root.expand(word)).collect()
     }
 }
 

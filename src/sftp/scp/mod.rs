@@ -7,7 +7,6 @@
 
 mod command;
 mod conversation;
-mod glob;
 mod sink;
 mod source;
 

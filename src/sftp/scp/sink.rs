@@ -177,7 +177,12 @@ impl Sink<'_> {
             }
             // What cannot be written is read all the same: the client sends it.
             if written.is_ok() {
-                written = sparse::write_all_at(&file, &data, offset).map_err(failure);
+                let end = offset + data.len() as u64;
+                written = self
+                    .root
+                    .extend(&file, end)
+                    .map_err(FileError::from)
+                    .and_then(|()| sparse::write_all_at(&file, &data, offset).map_err(failure));
             }
             offset += data.len() as u64;
         }

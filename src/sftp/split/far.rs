@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Surroundings;
 use super::answers::{Answers, Asker};
+use super::offers::{Asked, Offers};
 use super::output::Event;
 use super::router::{is_lone_root, is_the_top};
 use crate::backend::{Answer, BackendSession, Console, Control, Gone, Interrupt, Stdin};
@@ -39,6 +40,8 @@ pub(super) struct Far {
     /// The only entry of a lone root was told.
     lone_root_was_read: AtomicBool,
     control: Mutex<Option<Arc<dyn Control>>>,
+    /// Told with its greeting; without a sender once it is lost.
+    offers: watch::Receiver<Option<Offers>>,
 }
 
 enum State {
@@ -56,6 +59,7 @@ impl Far {
         answers: Arc<Answers>,
         events: mpsc::Sender<Event>,
         cancelled: &CancellationToken,
+        offers: watch::Receiver<Option<Offers>>,
     ) -> Self {
         Self {
             surroundings,
@@ -66,6 +70,7 @@ impl Far {
             is_open: AtomicBool::new(false),
             lone_root_was_read: AtomicBool::new(false),
             control: Mutex::default(),
+            offers,
         }
     }
 
@@ -88,11 +93,21 @@ impl Far {
         }
         let refused = match self.opened(&mut state, waits).await {
             Ok(stdin) => {
+                let packet = match self.as_offered(id, &request).await {
+                    Asked::AsIs => packet.clone(),
+                    Asked::As(packet) => packet.into(),
+                    Asked::Lacking(extension) => {
+                        let lacking = format!("{} has no {extension}", self.name());
+                        let refusal = Refusal::lacking(lacking);
+                        let answer = server::refused(id, &refusal);
+                        return self.tell(Event::Answer(answer.into())).await;
+                    }
+                };
                 let asker = self.answers.asker(&request);
                 match self.answers.expect(id, &request, asker).await {
                     Ok(()) => {
                         // If it is gone, so is its output, and all that is owed gets an answer.
-                        if stdin.write(packet.clone()).await.is_err() {
+                        if stdin.write(packet).await.is_err() {
                             tracing::debug!("the far side of an SFTP session takes no requests");
                         }
                         return Ok(());
@@ -108,6 +123,22 @@ impl Far {
             }
         };
         self.tell(Event::Answer(server::refused(id, &Refusal::failure(refused)).into())).await
+    }
+
+    /// What is asked for a request, by the extensions that there are. Waits for the greeting.
+    async fn as_offered(&self, id: u32, request: &Request<'_>) -> Asked {
+        if !matches!(request, Request::Extended(_)) {
+            return Asked::AsIs;
+        }
+        let mut offers = self.offers.clone();
+        match timeout(ANSWER, offers.wait_for(Option::is_some)).await {
+            Ok(Ok(offers)) => match offers.as_ref() {
+                Some(offers) => offers.asked(id, request),
+                None => Asked::AsIs,
+            },
+            // It is lost, or will answer in its own way.
+            Ok(Err(_)) | Err(_) => Asked::AsIs,
+        }
     }
 
     /// Asks for the path of a file without links and dots; `None` if it is not told.

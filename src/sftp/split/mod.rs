@@ -7,6 +7,7 @@
 
 mod answers;
 mod far;
+mod offers;
 mod output;
 mod router;
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::answers::Answers;
@@ -53,12 +54,14 @@ pub fn serve(root: Root, surroundings: Arc<dyn Surroundings>) -> std::io::Result
     let (events, came) = mpsc::channel(EVENTS);
     let cancelled = CancellationToken::new();
     let answers = Arc::new(Answers::new(mount, entry, near_control.mark()));
-    let far = Arc::new(Far::new(surroundings, Arc::clone(&answers), events.clone(), &cancelled));
+    let (offers, offered) = watch::channel(None);
+    let far = Far::new(surroundings, Arc::clone(&answers), events.clone(), &cancelled, offered);
+    let far = Arc::new(far);
     let router = Router::new(mount, near_control.mark(), near, Arc::clone(&far), events);
     Ok(BackendSession {
         stdin: Box::new(SplitInput { frames: Frames::default(), router }),
         control: Arc::new(SplitControl { near: near_control, far: Arc::clone(&far), cancelled }),
-        output: Box::new(SplitOutput::new(near_output, far, answers, came)),
+        output: Box::new(SplitOutput::new(near_output, far, answers, came, offers)),
         // Answers of the far side are bounded by what is asked of it.
         output_is_shared: false,
     })

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::answers::Answers;
 use super::far::Far;
+use super::offers::Offers;
 use crate::backend::{ExitStatus, Output, OutputEvent};
 use crate::sftp::framing::Frames;
-use crate::sftp::server::answer;
 use crate::sftp::session::{SftpOutput, Step};
 
 /// What the router and the far side have to tell.
@@ -38,6 +38,8 @@ pub(super) struct SplitOutput {
     answers: Arc<Answers>,
     far_output: Option<FarOutput>,
     far_failed: bool,
+    /// Told what the far side has; gone with it.
+    offers: Option<watch::Sender<Option<Offers>>>,
     events: mpsc::Receiver<Event>,
     forwarding: Option<Forwarding>,
     shows_status: bool,
@@ -57,6 +59,7 @@ impl SplitOutput {
         far: Arc<Far>,
         answers: Arc<Answers>,
         events: mpsc::Receiver<Event>,
+        offers: watch::Sender<Option<Offers>>,
     ) -> Self {
         Self {
             near,
@@ -65,6 +68,7 @@ impl SplitOutput {
             answers,
             far_output: None,
             far_failed: false,
+            offers: Some(offers),
             events,
             forwarding: None,
             shows_status: false,
@@ -139,7 +143,9 @@ impl SplitOutput {
                     self.lose_far(&reason);
                 }
             }
-            Some(OutputEvent::Stderr(text)) => self.ready.push_back(OutputEvent::Stderr(text)),
+            Some(event @ (OutputEvent::Stderr(_) | OutputEvent::Notice(_))) => {
+                self.ready.push_back(event);
+            }
             Some(OutputEvent::Eof) => {}
             Some(OutputEvent::Exit(status)) => self.far_failed |= status != ExitStatus::Code(0),
             None => {
@@ -153,8 +159,11 @@ impl SplitOutput {
         far.frames.feed_owned(bytes);
         while let Some(packet) = far.frames.next_with_length().map_err(|error| error.to_string())? {
             if !far.is_greeted {
-                if packet.get(4) != Some(&answer::VERSION) {
+                let Some(offers) = Offers::read(&packet[4..]) else {
                     return Err("what runs there is no SFTP server".to_owned());
+                };
+                if let Some(told) = &self.offers {
+                    told.send_replace(Some(offers));
                 }
                 far.is_greeted = true;
                 continue;
@@ -171,6 +180,7 @@ impl SplitOutput {
     /// else to another server.
     fn lose_far(&mut self, reason: &str) {
         self.far_output = None;
+        self.offers = None;
         let name = self.far.name();
         let line = format!("{name}: {reason}; a new session may reach it again");
         let unanswered = self.answers.lose(&line);

@@ -92,7 +92,10 @@ proptest! {
         let input: Vec<u8> = std::iter::once(greeting).chain(packets).flatten().collect();
         serve(input.clone(), |tree| crate::sftp::serve(tree.root()))?;
         serve(input.clone(), Tree::alone)?;
-        serve(input, |tree| tree.within(tree))?;
+        serve(input.clone(), |tree| tree.within(tree))?;
+        serve(input, |tree| {
+            crate::sftp::unmounted(crate::sftp::serve(tree.root()), b"persist", "none".to_owned())
+        })?;
     }
 
     #[test]

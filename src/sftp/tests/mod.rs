@@ -10,11 +10,13 @@ mod split;
 use std::collections::VecDeque;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::framing::Frames;
+use super::room::Room;
 use super::root::Root;
 use super::wire::{Reader, Writer};
 use crate::backend::{BackendSession, ExitStatus, OutputEvent};
@@ -52,6 +54,12 @@ impl Tree {
     /// A path in what is served.
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join("root").join(name)
+    }
+
+    /// Clients of the ways to serve it, and where it is for each: as `/`, and as a directory of a
+    /// node that does not answer.
+    async fn views(&self) -> [(Client, &'static str); 2] {
+        [(Client::greeted(self).await, ""), (Client::greets(self.alone()).await, "/persist")]
     }
 
     fn outside(&self) -> PathBuf {
@@ -245,7 +253,7 @@ impl Client {
             match event {
                 OutputEvent::Stdout(bytes) => self.answers.push_back(bytes),
                 OutputEvent::Stderr(text) => self.stderr += &String::from_utf8_lossy(&text),
-                OutputEvent::Eof => {}
+                OutputEvent::Eof | OutputEvent::Notice(_) => {}
                 OutputEvent::Exit(status) => self.exit = Some(status),
             }
         }

@@ -259,16 +259,19 @@ async fn times_that_the_protocol_cannot_say_are_the_nearest_that_it_can() {
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
         let flags = rustix::fs::AtFlags::empty();
         rustix::fs::utimensat(rustix::fs::CWD, tree.path(name), &times, flags).unwrap();
-        let mut client = Client::greeted(&tree).await;
-        let path = format!("/{name}");
-        let (kind, answer) = client.ask(17, |request| request.string(path.as_bytes())).await;
-        assert_eq!(kind, 105);
-        assert_eq!(answer[answer.len() - 8..], [said.to_be_bytes(), said.to_be_bytes()].concat());
-        let (kind, handle) = client.ask(11, |request| request.string(b"/")).await;
-        assert_eq!(kind, 102);
-        let (kind, _) = client.ask(12, |request| request.string(&handle[4..])).await;
-        assert_eq!(kind, 104);
-        assert_eq!(client.finish().await, 0);
+        for (mut client, top) in tree.views().await {
+            let path = format!("{top}/{name}");
+            let (kind, answer) = client.ask(17, |request| request.string(path.as_bytes())).await;
+            assert_eq!(kind, 105);
+            let times = [said.to_be_bytes(), said.to_be_bytes()].concat();
+            assert_eq!(answer[answer.len() - 8..], times);
+            let top = format!("{top}/");
+            let (kind, handle) = client.ask(11, |request| request.string(top.as_bytes())).await;
+            assert_eq!(kind, 102);
+            let (kind, _) = client.ask(12, |request| request.string(&handle[4..])).await;
+            assert_eq!(kind, 104);
+            assert_eq!(client.finish().await, 0);
+        }
     }
 }
 
@@ -339,4 +342,49 @@ async fn data_is_copied_on_the_server_and_holes_stay_holes() {
     let mut end = [1; 3];
     fs::File::open(tree.path("from")).unwrap().read_exact_at(&mut end, 10_000_000).unwrap();
     assert_eq!(end, [0; 3]);
+}
+
+#[tokio::test]
+async fn whatever_makes_files_larger_needs_room() {
+    let tree = Tree::new();
+    let room = Arc::new(Room::new(100_000));
+    let root = tree.root().with_room(Some(Arc::clone(&room)));
+    let mut client = Client::greets(super::super::serve(root)).await;
+    let file = client.open("/file", READ | WRITE | CREATE).await.unwrap();
+    assert_eq!(client.write(&file, 0, &[1; 60_000]).await, OK);
+    assert_eq!(client.write(&file, 0, &[2; 60_000]).await, OK);
+    assert_eq!(client.write(&file, 60_000, &[1; 60_000]).await, FAILURE);
+    // Also a hole.
+    assert_eq!(client.write(&file, 1 << 40, b"1").await, FAILURE);
+    let set_size = |request: &mut Writer| {
+        request.string(b"/file");
+        request.uint32(1);
+        request.uint64(1 << 40);
+    };
+    assert_eq!(client.status(9, set_size).await, FAILURE);
+    let set_open_size = |request: &mut Writer| {
+        request.string(&file);
+        request.uint32(1);
+        request.uint64(1 << 40);
+    };
+    assert_eq!(client.status(10, set_open_size).await, FAILURE);
+    let copy = client.open("/copy", WRITE | CREATE).await.unwrap();
+    let copy_all = |request: &mut Writer| {
+        request.string(b"copy-data");
+        request.string(&file);
+        request.uint64(0);
+        request.uint64(0);
+        request.string(&copy);
+        request.uint64(0);
+    };
+    assert_eq!(client.status(200, copy_all).await, FAILURE);
+    let append = client.open("/file", WRITE | APPEND).await.unwrap();
+    assert_eq!(client.write(&append, 0, &[1; 60_000]).await, FAILURE);
+    assert_eq!(fs::metadata(tree.path("file")).unwrap().len(), 60_000);
+    assert_eq!(fs::metadata(tree.path("copy")).unwrap().len(), 0);
+
+    room.set_used(0);
+    assert_eq!(client.status(200, copy_all).await, OK);
+    assert_eq!(client.write(&append, 0, &[1; 40_000]).await, OK);
+    assert_eq!(fs::metadata(tree.path("file")).unwrap().len(), 100_000);
 }

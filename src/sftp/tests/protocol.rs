@@ -1,5 +1,8 @@
 //! What is no proper packet, and what is too much of everything.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
 
 #[tokio::test]
@@ -77,55 +80,59 @@ async fn packets_may_come_in_pieces_of_any_size() {
 async fn handles_are_bounded_and_are_the_sessions_own() {
     let tree = Tree::new();
     fs::write(tree.path("file"), "content").unwrap();
-    let mut client = Client::greeted(&tree).await;
-    let mut other = Client::greeted(&tree).await;
-    let mut handles = Vec::new();
-    let mut refused = 0;
-    for _ in 0..65_536 {
-        match client.open("/file", READ).await {
-            Ok(handle) => handles.push(handle),
-            Err(code) => {
-                assert_eq!(code, FAILURE);
-                refused += 1;
+    let others = tree.views().await;
+    for ((mut client, top), (mut other, _)) in tree.views().await.into_iter().zip(others) {
+        let path = format!("{top}/file");
+        let mut handles = Vec::new();
+        let mut refused = 0;
+        for _ in 0..65_536 {
+            match client.open(&path, READ).await {
+                Ok(handle) => handles.push(handle),
+                Err(code) => {
+                    assert_eq!(code, FAILURE);
+                    refused += 1;
+                }
             }
         }
+        assert!(handles.len() <= 512 && refused > 65_000, "{} open", handles.len());
+        for foreign in [&handles[0][..], b"", b"x", b"12345678", &[0; 300]] {
+            assert_eq!(other.read(foreign, 0, 9).await, Err(FAILURE));
+            assert_eq!(other.write(foreign, 0, b"x").await, FAILURE);
+            assert_eq!(other.close(foreign).await, FAILURE);
+            assert_eq!(other.status(8, |request| request.string(foreign)).await, FAILURE);
+            assert_eq!(other.status(12, |request| request.string(foreign)).await, FAILURE);
+        }
+        assert_eq!(&client.read(&handles[0], 0, 9).await.unwrap()[..], b"content");
+        assert_eq!(client.close(&handles[0]).await, OK);
+        assert_eq!(client.read(&handles[0], 0, 9).await, Err(FAILURE));
+        assert!(client.open(&path, READ).await.is_ok());
+        assert_eq!(client.finish().await, 0);
+        assert_eq!(other.finish().await, 0);
     }
-    assert!(handles.len() <= 512 && refused > 65_000, "{} open", handles.len());
-    for foreign in [&handles[0][..], b"", b"x", b"12345678", &[0; 300]] {
-        assert_eq!(other.read(foreign, 0, 9).await, Err(FAILURE));
-        assert_eq!(other.write(foreign, 0, b"x").await, FAILURE);
-        assert_eq!(other.close(foreign).await, FAILURE);
-        assert_eq!(other.status(8, |request| request.string(foreign)).await, FAILURE);
-        assert_eq!(other.status(12, |request| request.string(foreign)).await, FAILURE);
-    }
-    assert_eq!(&client.read(&handles[0], 0, 9).await.unwrap()[..], b"content");
-    assert_eq!(client.close(&handles[0]).await, OK);
-    assert_eq!(client.read(&handles[0], 0, 9).await, Err(FAILURE));
-    assert!(client.open("/file", READ).await.is_ok());
-    assert_eq!(client.finish().await, 0);
-    assert_eq!(other.finish().await, 0);
 }
 
 #[tokio::test]
 async fn offsets_and_sizes_past_what_files_have_are_errors() {
     let tree = Tree::new();
-    let mut client = Client::greeted(&tree).await;
-    let handle = client.open("/file", READ | WRITE | CREATE).await.unwrap();
-    for offset in [1 << 63, u64::MAX, (1 << 63) - 1] {
-        assert_ne!(client.write(&handle, offset, b"x").await, OK);
-        assert!(client.read(&handle, offset, 1).await.is_err());
+    for (mut client, top) in tree.views().await {
+        let path = format!("{top}/file");
+        let handle = client.open(&path, READ | WRITE | CREATE).await.unwrap();
+        for offset in [1 << 63, u64::MAX, (1 << 63) - 1] {
+            assert_ne!(client.write(&handle, offset, b"x").await, OK);
+            assert!(client.read(&handle, offset, 1).await.is_err());
+        }
+        let size = |request: &mut Writer| {
+            request.string(path.as_bytes());
+            request.uint32(1);
+            request.uint64(u64::MAX);
+        };
+        assert_ne!(client.status(9, size).await, OK);
+        assert_eq!(fs::metadata(tree.path("file")).unwrap().len(), 0);
+        assert_eq!(client.read(&handle, 0, u32::MAX).await, Err(EOF));
+        client.close(&handle).await;
+        // A write that failed is not forgotten.
+        assert_eq!(client.finish().await, 0);
     }
-    let size = |request: &mut Writer| {
-        request.string(b"/file");
-        request.uint32(1);
-        request.uint64(u64::MAX);
-    };
-    assert_ne!(client.status(9, size).await, OK);
-    assert_eq!(fs::metadata(tree.path("file")).unwrap().len(), 0);
-    assert_eq!(client.read(&handle, 0, u32::MAX).await, Err(EOF));
-    client.close(&handle).await;
-    // A write that failed is not forgotten.
-    assert_eq!(client.finish().await, 0);
 }
 
 #[tokio::test]
@@ -144,21 +151,24 @@ async fn an_overlong_read_gets_as_much_as_a_packet_holds() {
 #[tokio::test]
 async fn names_of_any_bytes_are_names_and_overlong_ones_are_refused() {
     let tree = Tree::new();
-    let mut client = Client::greeted(&tree).await;
     let all: Vec<u8> = (1..=255).filter(|byte| *byte != b'/').collect();
-    for name in [&all[..200], b"\xff\xfe", b"new\nline", "\u{1f600}".as_bytes()] {
-        let handle = client.open([b"/home/", name].concat(), WRITE | CREATE).await.unwrap();
-        assert_eq!(client.close(&handle).await, OK);
-        let name = std::os::unix::ffi::OsStrExt::from_bytes(name);
-        assert!(tree.path("home").join::<&std::ffi::OsStr>(name).exists());
+    for (mut client, top) in tree.views().await {
+        let path = |name: &[u8]| [top.as_bytes(), b"/", name].concat();
+        for name in [&all[..200], b"\xff\xfe", b"new\nline", "\u{1f600}".as_bytes()] {
+            let handle = client.open(path(name), WRITE | CREATE).await.unwrap();
+            assert_eq!(client.close(&handle).await, OK);
+            let name = tree.path("").join::<&OsStr>(OsStrExt::from_bytes(name));
+            fs::remove_file(name).unwrap();
+        }
+        let long = [b'a'; 4096];
+        for name in [&long[..], &long[..256], b"nul\0byte", &b"a/".repeat(2048)] {
+            let name = path(name);
+            let refused = client.open(&name, WRITE | CREATE).await.unwrap_err();
+            assert!(matches!(refused, BAD_MESSAGE | NO_SUCH_FILE), "{refused}");
+            assert_ne!(client.paths(14, &[&name, b""]).await, OK);
+            assert_ne!(client.paths(13, &[&name]).await, OK);
+            assert_ne!(client.paths(18, &[&name, &path(b"x")]).await, OK);
+        }
+        assert_eq!(client.finish().await, 0);
     }
-    let long = [b'a'; 4096];
-    for name in [&long[..], &long[..256], b"nul\0byte", &b"a/".repeat(2048)] {
-        let refused = client.open(name, WRITE | CREATE).await.unwrap_err();
-        assert!(matches!(refused, BAD_MESSAGE | NO_SUCH_FILE), "{refused}");
-        assert_ne!(client.paths(14, &[name, b""]).await, OK);
-        assert_ne!(client.paths(13, &[name]).await, OK);
-        assert_ne!(client.paths(18, &[name, b"x"]).await, OK);
-    }
-    assert_eq!(client.finish().await, 0);
 }

@@ -1,7 +1,7 @@
 //! A mounted root and what is around it, in one view.
 
 use std::os::unix::fs::symlink;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use rustix::fs::{Mode, OFlags};
@@ -76,6 +76,55 @@ impl Surroundings for Around {
     async fn open(&self, _: bool, _: &mut dyn Console) -> Result<BackendSession, String> {
         let path = self.0.as_ref().ok_or("connection refused")?;
         Ok(crate::sftp::serve(Root::open(path, b"/home").unwrap()))
+    }
+}
+
+/// Around the root is a tree whose server has no extensions; what it is asked is noted.
+struct Plain(PathBuf, Arc<Mutex<Vec<u8>>>);
+
+#[async_trait]
+impl Surroundings for Plain {
+    fn name(&self) -> String {
+        "node rpi1".to_owned()
+    }
+
+    async fn open(&self, _: bool, _: &mut dyn Console) -> Result<BackendSession, String> {
+        let session = crate::sftp::serve(Root::open(&self.0, b"/home").unwrap());
+        let kinds = Kinds(session.stdin, Frames::default(), Arc::clone(&self.1));
+        let output = Box::new(Unextended(session.output, false));
+        Ok(BackendSession { stdin: Box::new(kinds), output, ..session })
+    }
+}
+
+struct Kinds(Box<dyn Stdin>, Frames, Arc<Mutex<Vec<u8>>>);
+
+#[async_trait]
+impl Stdin for Kinds {
+    async fn write(&mut self, data: Bytes) -> Result<(), Gone> {
+        self.1.feed(&data);
+        while let Some(packet) = self.1.next_frame().unwrap() {
+            self.2.lock().unwrap().push(packet[0]);
+        }
+        self.0.write(data).await
+    }
+
+    async fn eof(&mut self) -> Result<(), Gone> {
+        self.0.eof().await
+    }
+}
+
+struct Unextended(Box<dyn Output>, bool);
+
+#[async_trait]
+impl Output for Unextended {
+    async fn next(&mut self) -> Option<OutputEvent> {
+        match self.0.next().await {
+            // The greeting is one piece.
+            Some(OutputEvent::Stdout(_)) if !std::mem::replace(&mut self.1, true) => {
+                Some(OutputEvent::Stdout(Bytes::from_static(&[0, 0, 0, 5, 2, 0, 0, 0, 3])))
+            }
+            event => event,
+        }
     }
 }
 
@@ -246,6 +295,83 @@ async fn without_surroundings_the_rest_is_said_to_be_off() {
     assert_eq!(client.name(16, b"/etc/../persist").await.unwrap(), b"/persist");
     assert_eq!(client.open("/etc/passwd", READ).await, Err(FAILURE));
     assert_eq!(client.finish().await, 0);
+}
+
+#[tokio::test]
+async fn what_the_far_side_has_no_extension_for_is_done_without_or_refused() {
+    let (disk, node) = (Tree::new(), Tree::new());
+    for name in ["a", "b"] {
+        fs::write(node.path(name), name).unwrap();
+        fs::write(disk.path(name), name).unwrap();
+    }
+    let kinds = Arc::new(Mutex::new(Vec::new()));
+    let plain = Plain(node.path(""), Arc::clone(&kinds));
+    let mut client = Client::greets(serve(disk.mounted(), Arc::new(plain)).unwrap()).await;
+    let rename = "posix-rename@openssh.com";
+    assert_eq!(client.extended(rename, &[b"/a", b"/home/moved"]).await, OK);
+    // What would be replaced is not.
+    assert_eq!(client.extended(rename, &[b"/home/moved", b"/b"]).await, FAILURE);
+    assert_eq!(fs::read(node.path("b")).unwrap(), b"b");
+    assert_eq!(fs::read(node.path("home/moved")).unwrap(), b"a");
+    assert_eq!(client.extended(rename, &[b"/persist/a", b"/persist/b"]).await, OK);
+    assert_eq!(client.extended("hardlink@openssh.com", &[b"/b", b"/c"]).await, UNSUPPORTED);
+    assert_eq!(client.extended("hardlink@openssh.com", &[b"/persist/b", b"/persist/c"]).await, OK);
+    let handle = client.open("/b", READ | WRITE).await.unwrap();
+    let fsync = |request: &mut Writer| {
+        request.string(b"fsync@openssh.com");
+        request.string(&handle);
+    };
+    let (_, answer) = client.ask(200, fsync).await;
+    let mut reader = Reader::new(&answer);
+    assert_eq!(reader.uint32().unwrap(), UNSUPPORTED);
+    assert_eq!(reader.string().unwrap(), b"node rpi1 has no fsync@openssh.com");
+    for (path, leads_to) in [
+        ("~", Ok(&b"/home"[..])),
+        ("~//moved", Ok(b"/home/moved")),
+        ("/b", Ok(b"/b")),
+        ("~user/x", Err(UNSUPPORTED)),
+    ] {
+        let expand = |request: &mut Writer| {
+            request.string(b"expand-path@openssh.com");
+            request.string(path.as_bytes());
+        };
+        let (kind, answer) = client.ask(200, expand).await;
+        let mut reader = Reader::new(&answer);
+        let first = reader.uint32().unwrap();
+        let found = if kind == 104 { Ok(reader.string().unwrap()) } else { Err(first) };
+        assert_eq!(found, leads_to, "{path}");
+    }
+    assert_eq!(client.close(&handle).await, OK);
+    assert!(!kinds.lock().unwrap().contains(&200));
+    assert_eq!(client.finish().await, 0);
+}
+
+#[tokio::test]
+async fn where_nothing_is_mounted_what_is_missing_there_is_said_to_be() {
+    let node = Tree::new();
+    fs::create_dir(node.path("persist")).unwrap();
+    fs::write(node.path("persist/own"), "own").unwrap();
+    let reason = "/persist of node rpi1: it has none";
+    let session = crate::sftp::serve(Root::open(&node.path(""), b"/home").unwrap());
+    let session = crate::sftp::unmounted(session, b"persist", reason.to_owned());
+    let mut client = Client::greets(session).await;
+    for (path, words) in [
+        ("/persist/none", reason),
+        ("//./persist/none/x", reason),
+        ("/persist/../none", "No such file or directory"),
+        ("/none", "No such file or directory"),
+    ] {
+        let (_, answer) = client.ask(17, |request| request.string(path.as_bytes())).await;
+        let mut reader = Reader::new(&answer);
+        assert_eq!(reader.uint32().unwrap(), NO_SUCH_FILE, "{path}");
+        assert_eq!(reader.string().unwrap(), words.as_bytes(), "{path}");
+    }
+    // What it has there itself is no less there.
+    let handle = client.open("/persist/own", READ).await.unwrap();
+    assert_eq!(client.read(&handle, 0, 9).await.unwrap(), "own");
+    assert_eq!(client.stderr, "");
+    assert_eq!(client.finish().await, 0);
+    assert_eq!(client.stderr, format!("waltgate: {reason}\n"));
 }
 
 #[tokio::test]

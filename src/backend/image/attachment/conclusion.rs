@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Inner;
 use crate::backend::image::container::Container;
 use crate::backend::image::dialogue::{Decision, sentence};
+use crate::backend::image::engine::EngineError;
 use crate::backend::image::error::ImageError;
 use crate::backend::image::naming::SaveTarget;
 use crate::backend::image::save::Question;
@@ -45,12 +46,16 @@ impl Inner {
             (None, true, _) => self.conclude_with_questions(container, console).await,
             (None, false, _) => self.conclude_commands(container, end, console).await,
         };
+        let result = match result {
+            Err(error) => Err(self.unless_removed(container, error).await),
+            done => done,
+        };
         let fate = match &result {
             Ok(fate) => *fate,
             Err(ImageError::SavedAside { .. }) => Fate::Saved,
             Err(ImageError::SiblingFailed { .. }) => Fate::Discarded,
-            // Somebody removed the container: nothing is left to keep.
-            Err(ImageError::Engine(error)) if error.is_not_found() => Fate::Unchanged,
+            // Nothing is left to keep.
+            Err(ImageError::ContainerRemoved { .. }) => Fate::Unchanged,
             Err(_) => Fate::Kept,
         };
         if fate == Fate::Kept {
@@ -58,6 +63,25 @@ impl Inner {
         }
         self.concluded(container, fate).await;
         result.map(drop)
+    }
+
+    /// What went wrong, or that somebody removed the container, if that is why.
+    async fn unless_removed(&self, container: &Container, error: ImageError) -> ImageError {
+        // Podman refuses in words where others say that there is no such container.
+        let may_be_gone = match &error {
+            ImageError::Engine(source) | ImageError::CommitFailed { source, .. } => {
+                matches!(source, EngineError::NotFound { .. } | EngineError::Refused { .. })
+            }
+            _ => false,
+        };
+        if may_be_gone
+            && let Err(missing) = self.shared.engine.details(&container.id).await
+            && missing.is_not_found()
+        {
+            tracing::warn!(container = container.id, "the container was removed by somebody else");
+            return ImageError::ContainerRemoved { image: container.base.shown.clone() };
+        }
+        error
     }
 
     /// The last session ended, and there is nobody to ask.
@@ -72,12 +96,14 @@ impl Inner {
         container.come_to_rest().await;
         match container.is_changed().await {
             Ok(false) => Fate::Unchanged,
-            Err(error) if error.is_not_found() => Fate::Unchanged,
             Ok(true) => Fate::Kept,
-            Err(error) => {
-                tracing::warn!(container = container.id, %error, "changes are not known");
-                Fate::Kept
-            }
+            Err(error) => match self.unless_removed(container, error.into()).await {
+                ImageError::ContainerRemoved { .. } => Fate::Unchanged,
+                error => {
+                    tracing::warn!(container = container.id, %error, "changes are not known");
+                    Fate::Kept
+                }
+            },
         }
     }
 
@@ -169,6 +195,10 @@ impl Inner {
                 return Ok(Fate::Unchanged);
             }
             Err(error) => {
+                let error = self.unless_removed(container, error.into()).await;
+                if matches!(error, ImageError::ContainerRemoved { .. }) {
+                    return Err(error);
+                }
                 // Whether there is anything to save is not known: better to ask.
                 tracing::warn!(container = container.id, %error, "changes are not known");
             }
@@ -198,7 +228,10 @@ impl Inner {
             };
             match self.shared.saves.save(question, &target, console).await {
                 Ok(()) => return Ok(Fate::Saved),
-                Err(error) => console.say(&sentence(&error)).await,
+                Err(error) => match self.unless_removed(container, error).await {
+                    removed @ ImageError::ContainerRemoved { .. } => return Err(removed),
+                    error => console.say(&sentence(&error)).await,
+                },
             }
         }
     }

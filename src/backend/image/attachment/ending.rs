@@ -9,6 +9,9 @@ use crate::backend::image::dialogue::{Decision, sentence};
 use crate::backend::image::error::ImageError;
 use crate::backend::{Console, ExitStatus, SessionEnd, SessionRequest};
 
+/// Not every user wants to save what was too much.
+const RATHER_RESUME: &str = "If you disconnect instead of answering, the changes are kept: log in again to resume with them and to remove some.";
+
 impl Inner {
     /// A session ended.
     pub(super) async fn finish(
@@ -55,6 +58,10 @@ impl Inner {
             }
             // Its files are still there.
             console.say(&format!("The container of image {image} is gone: {cause}.")).await;
+            if container.wrote_too_much().is_some() && !self.shared.defaults.keep_unsaved.is_zero()
+            {
+                console.say(RATHER_RESUME).await;
+            }
         }
         if !asks {
             return if is_last {

@@ -52,7 +52,7 @@ impl Inner {
         let account = self.caller.account();
         let same = SaveTarget::new(account, &self.image.name, self.image.tag.as_ref());
         let found = async {
-            if !self.shared.may_have_left_some().await? {
+            if self.shared.left_at_most().await? == 0 {
                 return Ok(Vec::new());
             }
             let mut unsaved = self.shared.take_stock(Some(account)).await?.unsaved;

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::{Current, Inner, Started, State};
 use crate::backend::image::container::{BaseImage, Container, Mode};
 use crate::backend::image::dialogue::Decision;
-use crate::backend::image::engine::{Lack, Process, ProcessStreams};
+use crate::backend::image::engine::{Lack, Limit, Process, ProcessStreams};
 use crate::backend::image::error::ImageError;
 use crate::backend::image::interior::Interior;
 use crate::backend::image::lent::{self, lend};
@@ -33,6 +33,19 @@ pub(super) struct NewContainer {
     streams: Option<ProcessStreams>,
     /// What its first session is to be told.
     pub(super) notes: Vec<String>,
+}
+
+/// Whether the configuration counts on what the engine cannot do.
+fn is_missed(lack: &Lack, defaults: &ImageDefaults) -> bool {
+    match lack {
+        Lack::Network { .. } => defaults.network == ContainerNetwork::Own,
+        Lack::Filter => false,
+        Lack::Limits { limits, .. } => limits.iter().any(|limit| match limit {
+            Limit::Memory => defaults.memory.is_some(),
+            Limit::Processes => defaults.pids.is_some(),
+            Limit::Processors => defaults.cpus.is_some(),
+        }),
+    }
 }
 
 impl Inner {
@@ -72,6 +85,7 @@ impl Inner {
             }
             let lent = lend(request, &current.interior, &self.arrivals).await;
             let session = files::start_beside(&current.container, request, lent).await?;
+            let session = current.container.warned(session);
             current.active += 1;
             let notes = std::mem::take(&mut current.notes);
             return Ok(Started { session, mode: current.container.mode, notes });
@@ -131,6 +145,7 @@ impl Inner {
         let shared = &self.shared;
         let account = self.caller.account();
         let host = shared.engine.info().await?;
+        shared.room_for_one_more(account).await?;
         let (mut resolved, mut available) = self.look_up().await?;
         let saved = shared.presences.saved(account, &resolved.fullname);
         // Past this, two sessions go on from the same image, and the second is told at its save.
@@ -194,10 +209,8 @@ impl Inner {
             "container started"
         );
         let mut notes: Vec<String> = note.into_iter().collect();
-        if shared.defaults.network == ContainerNetwork::Own {
-            let lacks = host.lacks.iter().filter(|lack| matches!(lack, Lack::Network { .. }));
-            notes.extend(lacks.map(|lack| format!("Note: {lack}.")));
-        }
+        let missed = host.lacks.iter().filter(|lack| is_missed(lack, &shared.defaults));
+        notes.extend(missed.map(|lack| format!("Note: {lack}.")));
         Ok(NewContainer { container: Arc::new(container), streams, notes })
     }
 
@@ -209,7 +222,8 @@ impl Inner {
         container: Container,
     ) -> Result<Started, ImageError> {
         self.shared.reopen(&container);
-        let (container, streams) = self.shared.containers.resume(container).await?;
+        let (container, streams) =
+            self.shared.containers.resume(container, &self.shared.defaults).await?;
         let container = Arc::new(container);
         let interior = Interior::of(&container);
         let session = match self.first_session(&interior, &container, request, streams).await {
@@ -292,6 +306,7 @@ impl Inner {
         }
         current.active = 1;
         let mode = current.container.mode;
+        let session = current.container.warned(session);
         state.current = Some(current);
         Started { session, mode, notes }
     }

@@ -6,8 +6,10 @@
 pub mod docker;
 pub mod embedded;
 mod overlay;
+pub(super) mod usage;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -49,12 +51,44 @@ pub enum Lack {
          feature seccomp"
     )]
     Filter,
-    /// Memory and processes of containers are not limited.
-    #[error("containers have no limits of memory and processes: {reason}")]
+    /// What a container may use is not limited, whatever the configuration says.
+    #[error("containers have no limits of {}: {reason}", in_a_row(limits))]
     Limits {
+        /// Which limits.
+        limits: Vec<Limit>,
         /// Why.
         reason: &'static str,
     },
+}
+
+/// What a container may be limited in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Bytes of memory.
+    Memory,
+    /// The number of processes.
+    Processes,
+    /// The share of the processors.
+    Processors,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Processes => "processes",
+            Self::Processors => "processor time",
+        })
+    }
+}
+
+/// "memory, processes and processor time"
+fn in_a_row(limits: &[Limit]) -> String {
+    let names: Vec<String> = limits.iter().map(Limit::to_string).collect();
+    match names.split_last() {
+        Some((last, first)) if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
+    }
 }
 
 /// One image of the engine's store.
@@ -136,12 +170,22 @@ pub struct ContainerSpec {
     pub memory: Option<u64>,
     /// Number of processes.
     pub pids: Option<u64>,
+    /// Thousandths of a processor.
+    pub cpus: Option<u32>,
     /// Its network.
     pub network: ContainerNetwork,
     /// Files of the host, mounted read-only: source, path inside.
     pub read_only_binds: Vec<(PathBuf, String)>,
     /// Process 1 is an init: it gets what systemd needs.
     pub boots_an_os: bool,
+}
+
+/// Microseconds in which a container gets its share of the processors, the engines' own default.
+const CPU_PERIOD: i64 = 100_000;
+
+/// The microseconds of a period that so many thousandths of a processor are.
+fn cpu_quota(cpus: u32) -> i64 {
+    i64::from(cpus) * CPU_PERIOD / 1000
 }
 
 /// What to run in a running container.
@@ -390,6 +434,11 @@ pub trait Engine: Send + Sync {
     }
     /// What is known about a container.
     async fn details(&self, container: &str) -> Result<ContainerDetails, EngineError>;
+    /// The directory of this host in which the files are that a container has on top of its image's.
+    /// `None` where they are out of reach.
+    async fn upper_directory(&self, _container: &str) -> Result<Option<PathBuf>, EngineError> {
+        Ok(None)
+    }
     /// How many bytes its files take on top of its image's.
     async fn written_bytes(&self, container: &str) -> Result<u64, EngineError>;
     /// Makes an image without a name of the container's files.

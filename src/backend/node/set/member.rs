@@ -182,6 +182,7 @@ async fn show(output: &mut dyn Output, shown: &mut Shown) -> Option<ExitStatus> 
         match event {
             OutputEvent::Stdout(bytes) => shown.stdout(&bytes).await,
             OutputEvent::Stderr(bytes) => shown.stderr(&bytes).await,
+            OutputEvent::Notice(line) => shown.notice(&line).await,
             OutputEvent::Eof => {}
             OutputEvent::Exit(ended) => status = Some(ended),
         }

@@ -49,7 +49,8 @@ fn the_example_file_is_complete_and_right_even_where_it_is_commented_out() {
     let mut expected: Vec<&str> = "server.listen server.host_keys server.state_dir server.lobby \
         limits.login_grace_seconds limits.max_startups limits.max_startups_per_source \
         limits.max_auth_attempts limits.max_sessions_per_connection \
-        limits.max_containers_per_account limits.idle_minutes limits.spool_megabytes \
+        limits.max_containers_per_account limits.max_unsaved_per_account \
+        limits.idle_minutes limits.spool_megabytes \
         limits.rekey_megabytes \
         auth.accounts_dir auth.trusted_user_ca auth.open_networks auth.guest \
         accounts.*.password accounts.*.allow walt.api walt.refresh_seconds \
@@ -61,6 +62,7 @@ fn the_example_file_is_complete_and_right_even_where_it_is_commented_out() {
         nodes.*.mac nodes.*.persist \
         nodes.*.boot_mode nodes.*.host_key_policy engine.kind engine.socket \
         image_defaults.hostname image_defaults.memory image_defaults.pids \
+        image_defaults.cpus image_defaults.disk \
         image_defaults.network image_defaults.keep_unsaved_hours \
         image_defaults.on_command_success images.*.ref"
         .split_whitespace()

@@ -26,6 +26,7 @@ fn an_empty_file_gives_safe_defaults() {
     assert_eq!(config.limits.max_auth_attempts, 6);
     assert_eq!(config.limits.max_sessions_per_connection, 64);
     assert_eq!(config.limits.max_containers_per_account, 8);
+    assert_eq!(config.limits.max_unsaved_per_account, 32);
     assert_eq!(config.limits.idle, None);
     assert_eq!(config.limits.spool_bytes, 256 << 20);
     assert_eq!(config.limits.rekey_bytes, 1 << 30);
@@ -53,6 +54,7 @@ fn an_empty_file_gives_safe_defaults() {
     assert_eq!(image.hostname, "image-shell");
     assert_eq!(image.memory, None);
     assert_eq!(image.pids, None);
+    assert_eq!((image.cpus, image.disk), (None, None));
     assert_eq!(image.network, ContainerNetwork::Own);
     assert_eq!(image.keep_unsaved, Duration::from_secs(24 * 3600));
     assert_eq!(image.on_command_success, OnCommandSuccess::Save);
@@ -75,7 +77,8 @@ fn every_key_is_read() {
         max_auth_attempts = 4
         max_sessions_per_connection = 5
         max_containers_per_account = 6
-        idle_minutes = 7
+        max_unsaved_per_account = 0
+        idle_minutes = 7.5
         spool_megabytes = 0x08
         rekey_megabytes = 9
         [auth]
@@ -128,6 +131,8 @@ fn every_key_is_read() {
         hostname = "box.lab"
         memory = "2G"
         pids = 100
+        cpus = 1.5
+        disk = "10G"
         network = false
         keep_unsaved_hours = 1
         on_command_success = "discard"
@@ -149,7 +154,8 @@ fn every_key_is_read() {
         (2, 3, 4)
     );
     assert_eq!((limits.max_sessions_per_connection, limits.max_containers_per_account), (5, 6));
-    assert_eq!(limits.idle, Some(Duration::from_secs(420)));
+    assert_eq!(limits.max_unsaved_per_account, 0);
+    assert_eq!(limits.idle, Some(Duration::from_secs(450)));
     assert_eq!(limits.spool_bytes, 8 << 20);
     assert_eq!(limits.rekey_bytes, 9 << 20);
     assert_eq!(config.auth.accounts_dir, Some("/accounts".into()));
@@ -206,6 +212,7 @@ fn every_key_is_read() {
         (image.memory, image.pids, image.network),
         (Some(2 << 30), Some(100), ContainerNetwork::Loopback)
     );
+    assert_eq!((image.cpus, image.disk), (Some(1500), Some(10 << 30)));
     assert_eq!(image.keep_unsaved, Duration::from_secs(3600));
     assert_eq!(image.on_command_success, OnCommandSuccess::Discard);
     let alias: Vec<_> = config.images.values().collect();

@@ -19,7 +19,8 @@ fn wrong_types_say_what_was_expected_and_found() {
         ("server", "listen = \"0.0.0.0:1\"", "listen: must be an array, not a string"),
         ("server", "listen = [1]", "listen: must be a string, not an integer"),
         ("limits", "max_startups = \"9\"", "max_startups: must be an integer, not a string"),
-        ("limits", "idle_minutes = 1.5", "idle_minutes: must be an integer, not a float"),
+        ("limits", "max_startups = 1.5", "max_startups: must be an integer, not a float"),
+        ("limits", "idle_minutes = \"1\"", "idle_minutes: must be a number, not a string"),
         (
             "image_defaults",
             "network = 1",
@@ -125,6 +126,19 @@ fn wrong_values_say_what_is_possible() {
             "socket: must be a socket on this machine, such as \"unix:///run/docker.sock\"",
         ),
         ("image_defaults", "hostname = \"-x\"", "hostname: \"-x\" is not a host name"),
+        (
+            "image_defaults",
+            "disk = \"100K\"",
+            "disk: must be at least \"1M\", or \"0\" for no limit",
+        ),
+        (
+            "image_defaults",
+            "disk = \"much\"",
+            "disk: \"much\" is not a size on disk, such as \"512M\" or \"2G\", or \"0\" for no limit",
+        ),
+        ("image_defaults", "cpus = 1e9", "cpus: must be between 0 and 8192, not 1e9"),
+        ("image_defaults", "cpus = nan", "cpus: must be between 0 and 8192, not nan"),
+        ("image_defaults", "cpus = 0.001", "cpus: must be at least 0.01, or 0 for no limit"),
         (
             "image_defaults",
             "on_command_success = \"keep\"",

@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, ReadHalf};
 use tokio::net::UnixStream;
 
+use super::connection::{BROKEN, NOT_AN_ANSWER, refusal, short};
 use super::frames::FrameDecoder;
 use crate::backend::image::engine::{EngineError, OutputChunk, ProcessOutput, ProcessStreams};
 
@@ -38,21 +39,21 @@ impl Call<'_> {
     pub(super) fn protocol(&self, reason: impl ToString) -> EngineError {
         EngineError::Protocol {
             operation: self.operation,
-            object: self.object.to_owned(),
+            object: short(self.object),
             reason: reason.to_string(),
         }
     }
 
     fn refused(&self, status: StatusCode, body: &[u8]) -> EngineError {
         let operation = self.operation;
-        let object = self.object.to_owned();
+        let object = short(self.object);
         if status == StatusCode::NOT_FOUND {
             return EngineError::NotFound { operation, object };
         }
-        let reason = serde_json::from_slice::<serde_json::Value>(body)
+        let message = serde_json::from_slice::<serde_json::Value>(body)
             .ok()
-            .and_then(|value| Some(value.get("message")?.as_str()?.to_owned()))
-            .unwrap_or_else(|| format!("the engine answered {status}"));
+            .and_then(|value| Some(value.get("message")?.as_str()?.to_owned()));
+        let reason = refusal(status.as_u16(), &message.unwrap_or_default());
         EngineError::Refused { operation, object, reason }
     }
 }
@@ -113,7 +114,7 @@ pub(super) async fn document(
         if !status.is_success() {
             return Err(call.refused(status, &body));
         }
-        serde_json::from_slice(&body).map_err(|error| call.protocol(error))
+        serde_json::from_slice(&body).map_err(|_| call.protocol(NOT_AN_ANSWER))
     })
     .await
 }
@@ -125,7 +126,7 @@ async fn within_deadline<T>(
     tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| {
         Err(EngineError::TimedOut {
             operation: call.operation,
-            object: call.object.to_owned(),
+            object: short(call.object),
             waited: ANSWER,
         })
     })
@@ -140,14 +141,14 @@ async fn send(
         tried: vec![format!("{}: {error}", socket.display())],
     })?;
     let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| call.protocol(error))?;
+        http1::handshake(TokioIo::new(stream)).await.map_err(|_| call.protocol(BROKEN))?;
     // Ends with the exchange, or hands the connection to the upgrade.
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to the container engine");
         }
     });
-    sender.send_request(request).await.map_err(|error| call.protocol(error))
+    sender.send_request(request).await.map_err(|_| call.protocol(BROKEN))
 }
 
 async fn collect(response: Response<Incoming>, call: Call<'_>) -> Result<Bytes, EngineError> {
@@ -155,7 +156,7 @@ async fn collect(response: Response<Incoming>, call: Call<'_>) -> Result<Bytes, 
         .collect()
         .await
         .map(|body| body.to_bytes())
-        .map_err(|error| call.protocol(error))
+        .map_err(|_| call.protocol(BROKEN))
 }
 
 struct Streams {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::connection::Connection;
+use super::connection::{Connection, NOT_AN_ANSWER};
 use super::hijack::Call;
 use super::{hijack, version_prefix, without_algorithm};
 use crate::backend::image::engine::{ContainerSummary, EngineError};
@@ -35,7 +35,7 @@ pub(super) async fn containers(
     let path = format!("{prefix}/containers/json?all=true&filters={}", encoded(&filters));
     let document = hijack::document(&connection.info.place, &path, call).await?;
     let listed: Vec<Listed> =
-        serde_json::from_value(document).map_err(|error| call.protocol(error))?;
+        serde_json::from_value(document).map_err(|_| call.protocol(NOT_AN_ANSWER))?;
     let summary = |container: Listed| ContainerSummary {
         id: container.id,
         name: container

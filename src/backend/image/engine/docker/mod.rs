@@ -3,6 +3,7 @@
 mod archive;
 mod commit;
 mod connection;
+mod description;
 mod diff;
 mod files;
 mod frames;
@@ -15,23 +16,24 @@ mod spec;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{ChangeType, ContainerInspectResponse};
+use bollard::models::ChangeType;
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptionsBuilder,
-    KillContainerOptionsBuilder, RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder,
-    StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, EventsOptionsBuilder, KillContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, StopContainerOptionsBuilder,
+    WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
 
 pub use self::connection::somebody_listens;
-use self::connection::{CALL, Connection, error_of, usual_sockets};
+use self::connection::{CALL, Connection, Found, error_of, usual_sockets};
+use self::description::describe;
 use self::hijack::Call;
 use super::overlay;
 use super::{
@@ -51,7 +53,9 @@ const BETWEEN_REMOVALS: Duration = Duration::from_millis(100);
 /// An engine behind a socket. Connects when first used and again after it went away.
 pub struct DockerEngine {
     candidates: Vec<PathBuf>,
-    connection: Mutex<Option<Arc<Connection>>>,
+    found: Mutex<Found>,
+    /// How often it was looked for in vain.
+    failures: AtomicU64,
 }
 
 impl DockerEngine {
@@ -60,7 +64,8 @@ impl DockerEngine {
     pub fn new(socket: Option<PathBuf>) -> Self {
         Self {
             candidates: socket.map_or_else(usual_sockets, |socket| vec![socket]),
-            connection: Mutex::new(None),
+            found: Mutex::default(),
+            failures: AtomicU64::new(0),
         }
     }
 }
@@ -103,12 +108,7 @@ impl DockerEngine {
         call: Call<'_>,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<Option<T>, EngineError> {
-        let described = self
-            .call(call.operation, call.object, async |connection| {
-                connection.docker.inspect_container(call.object, None).await
-            })
-            .await?;
-        let Some(upper) = upper_directory(&described) else {
+        let Some(upper) = describe(self, call, false).await?.upper_directory() else {
             return Ok(None);
         };
         let done = tokio::task::spawn_blocking(move || work(&upper)).await;
@@ -130,12 +130,7 @@ fn without_algorithm(id: &str) -> String {
 #[async_trait]
 impl Engine for DockerEngine {
     async fn info(&self) -> Result<EngineInfo, EngineError> {
-        let info = self.connection().await?.info.clone();
-        self.call("asking", "the container engine", async |connection| {
-            connection.docker.ping().await
-        })
-        .await?;
-        Ok(info)
+        self.ping().await
     }
 
     async fn image_references(&self) -> Result<Vec<String>, EngineError> {
@@ -273,14 +268,8 @@ impl Engine for DockerEngine {
     }
 
     async fn state(&self, container: &str) -> Result<ProcessState, EngineError> {
-        let state = self
-            .call("asking about container", container, async |connection| {
-                connection.docker.inspect_container(container, None).await
-            })
-            .await?
-            .state
-            .unwrap_or_default();
-        Ok(process_state(state.running, state.pid, state.exit_code))
+        let call = Call { operation: "asking about container", object: container };
+        Ok(describe(self, call, false).await?.state())
     }
 
     async fn wait(&self, container: &str) -> Result<u32, EngineError> {
@@ -400,30 +389,18 @@ impl Engine for DockerEngine {
     }
 
     async fn details(&self, container: &str) -> Result<ContainerDetails, EngineError> {
-        let told = self
-            .call("asking about container", container, async |connection| {
-                connection.docker.inspect_container(container, None).await
-            })
-            .await?;
-        let state = told.state.unwrap_or_default();
-        // One that never ran has ended in the year 1.
-        let ended = state.finished_at.as_deref().and_then(time_of);
-        Ok(ContainerDetails {
-            is_running: state.running == Some(true),
-            last_used: ended
-                .or_else(|| told.created.as_deref().and_then(time_of))
-                .unwrap_or_else(SystemTime::now),
-        })
+        let call = Call { operation: "asking about container", object: container };
+        Ok(describe(self, call, false).await?.details())
+    }
+
+    async fn upper_directory(&self, container: &str) -> Result<Option<PathBuf>, EngineError> {
+        let call = Call { operation: "asking about container", object: container };
+        Ok(describe(self, call, false).await?.upper_directory())
     }
 
     async fn written_bytes(&self, container: &str) -> Result<u64, EngineError> {
-        let told = self
-            .call("measuring container", container, async |connection| {
-                let options = InspectContainerOptionsBuilder::new().size(true).build();
-                connection.docker.inspect_container(container, Some(options)).await
-            })
-            .await?;
-        Ok(told.size_rw.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
+        let call = Call { operation: "measuring container", object: container };
+        Ok(describe(self, call, true).await?.written_bytes())
     }
 
     async fn commit(&self, container: &str) -> Result<String, EngineError> {
@@ -478,13 +455,6 @@ impl Engine for DockerEngine {
     }
 }
 
-/// Where overlayfs keeps what a container wrote, if the engine uses that and it is within reach.
-fn upper_directory(container: &ContainerInspectResponse) -> Option<PathBuf> {
-    let driver = container.graph_driver.as_ref()?;
-    let upper = PathBuf::from(driver.data.get("UpperDir")?);
-    (driver.name.starts_with("overlay") && upper.is_dir()).then_some(upper)
-}
-
 /// Whether an image's programs run as root by its own choice.
 async fn is_roots(connection: &Connection, spec: &ContainerSpec) -> Result<bool, Error> {
     let image = connection.docker.inspect_image(&spec.image_id).await?;
@@ -500,12 +470,6 @@ fn process_state(running: Option<bool>, pid: Option<i64>, code: Option<i64>) -> 
     } else {
         ProcessState::Exited(exit_code(code.unwrap_or_default()))
     }
-}
-
-/// A time as the engine prints it (RFC 3339), unless it stands for none.
-fn time_of(text: &str) -> Option<SystemTime> {
-    let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
-    (time.timestamp() > 0).then(|| time.into())
 }
 
 fn exit_code(code: i64) -> u32 {

@@ -8,7 +8,7 @@ use bollard::models::{
     HostConfigLogConfig, Mount, MountType,
 };
 
-use crate::backend::image::engine::{ContainerSpec, ExecSpec};
+use crate::backend::image::engine::{CPU_PERIOD, ContainerSpec, ExecSpec, cpu_quota};
 use crate::config::ContainerNetwork;
 
 /// What the engine takes as the user's wish to leave a terminal, and then swallows. There is no
@@ -38,6 +38,9 @@ pub(super) fn container(
     let mut host = HostConfig {
         memory: spec.memory.map(clamped),
         pids_limit: spec.pids.map(clamped),
+        // Not `nano_cpus`: of that, Docker refuses more than this machine has.
+        cpu_period: spec.cpus.map(|_| CPU_PERIOD),
+        cpu_quota: spec.cpus.map(cpu_quota),
         network_mode: network_mode(spec.network).map(str::to_owned),
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
         mounts: Some(

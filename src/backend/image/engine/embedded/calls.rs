@@ -1,6 +1,7 @@
 //! The calls of an engine, each handed to the part that answers it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::backend::WindowSize;
 use crate::backend::image::engine::overlay;
+use crate::backend::image::engine::usage::bytes_below;
 use crate::backend::image::engine::{
     Change, ContainerDetails, ContainerSpec, ContainerSummary, Engine, EngineError, EngineInfo,
     ExecSpec, FileStat, HistoryEntry, ImageDetails, Lack, Process, ProcessState, ProcessStreams,
@@ -41,12 +43,7 @@ impl Engine for EmbeddedEngine {
         if !supervisor::FILTERS_SYSTEM_CALLS {
             lacks.push(Lack::Filter);
         }
-        let cgroups = Cgroups::of_this_machine();
-        if !cgroups.are_usable() {
-            lacks.push(Lack::Limits { reason: "its control groups cannot be written" });
-        } else if !cgroups.can_limit() {
-            lacks.push(Lack::Limits { reason: "its control groups have no controllers for them" });
-        }
+        lacks.extend(Cgroups::of_this_machine().lack());
         Ok(EngineInfo {
             product: "the embedded engine".to_owned(),
             architecture: architecture::of_this_machine().to_owned(),
@@ -315,11 +312,17 @@ impl Engine for EmbeddedEngine {
         Ok(ContainerDetails { is_running, last_used })
     }
 
+    async fn upper_directory(&self, container: &str) -> Result<Option<PathBuf>, EngineError> {
+        let call = Call { operation: "asking about container", object: container };
+        let id = container.to_owned();
+        self.blocking(call, move |opened| Ok(Some(opened.containers.directory(&id)?.upper()))).await
+    }
+
     async fn written_bytes(&self, container: &str) -> Result<u64, EngineError> {
         let call = Call { operation: "measuring container", object: container };
         let id = container.to_owned();
         self.blocking(call, move |opened| {
-            Ok(containers::bytes_below(&opened.containers.directory(&id)?.upper())?)
+            Ok(bytes_below(&opened.containers.directory(&id)?.upper(), |_| true)?)
         })
         .await
     }

@@ -11,6 +11,8 @@ use rustix::fs::{Access, access, statfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::backend::image::engine::{Lack, Limit};
+
 const ROOT: &str = "/sys/fs/cgroup";
 /// All containers of all gateways are below this one.
 const PARENT: &str = "waltgate";
@@ -21,6 +23,9 @@ const NEEDED: [&str; 2] = ["memory", "pids"];
 const DEVICES: &str = "devices";
 /// The controllers of v2 that are not in use by v1.
 const CONTROLLERS: &str = "cgroup.controllers";
+/// The controller of both versions, and the file of v1 that there is with bandwidth control only.
+const PROCESSORS: &str = "cpu";
+const QUOTA: &str = "cpu.cfs_quota_us";
 /// Only the freezer of v1 has it.
 const FREEZER: &str = "freezer.state";
 /// What systemd keeps its own groups in, under v1 and under the hybrid.
@@ -58,9 +63,7 @@ impl Cgroups {
             if !is_writable(root) {
                 return Self(Kind::Absent);
             }
-            let controllers = fs::read_to_string(root.join(CONTROLLERS)).unwrap_or_default();
-            let has = |name: &str| controllers.split_whitespace().any(|there| there == name);
-            return Self(Kind::V2 { limits: NEEDED.iter().all(|name| has(name)) });
+            return Self(Kind::V2 { limits: NEEDED.iter().all(|name| has_controller(name)) });
         }
         if !NEEDED.iter().all(|name| is_writable(&root.join(name))) {
             return Self(Kind::Absent);
@@ -68,7 +71,7 @@ impl Cgroups {
         Self(Kind::V1 { devices: is_writable(&root.join(DEVICES)) })
     }
 
-    /// Whether limits can be set.
+    /// Whether limits of memory and processes can be set.
     pub(super) fn can_limit(self) -> bool {
         matches!(self.0, Kind::V1 { .. } | Kind::V2 { limits: true })
     }
@@ -76,6 +79,38 @@ impl Cgroups {
     /// Whether containers have some.
     pub(super) fn are_usable(self) -> bool {
         self.0 != Kind::Absent
+    }
+
+    /// Which limits they cannot enforce, and why.
+    pub(super) fn lack(self) -> Option<Lack> {
+        if !self.are_usable() {
+            let limits = vec![Limit::Memory, Limit::Processes, Limit::Processors];
+            return Some(Lack::Limits { limits, reason: "the control groups cannot be written" });
+        }
+        let (mut limits, mut reason) = (vec![], "the control groups have no controllers for them");
+        if !self.can_limit() {
+            limits.extend([Limit::Memory, Limit::Processes]);
+        }
+        if !self.limit_processors() {
+            if limits.is_empty() {
+                reason = "the control groups of this machine have no bandwidth control";
+            }
+            limits.push(Limit::Processors);
+        }
+        (!limits.is_empty()).then_some(Lack::Limits { limits, reason })
+    }
+
+    /// Whether they limit the share of the processors.
+    pub(super) fn limit_processors(self) -> bool {
+        match self.0 {
+            Kind::Absent => false,
+            Kind::V1 { .. } => {
+                access(Path::new(ROOT).join(PROCESSORS).join(QUOTA), Access::WRITE_OK).is_ok()
+            }
+            // Groups have `cpu.max`, their root has not; that bandwidth control was compiled in is
+            // taken for granted.
+            Kind::V2 { .. } => has_controller(PROCESSORS),
+        }
     }
 
     /// Whether they say which devices a container may open. Those of v2 need a BPF program for
@@ -146,6 +181,12 @@ impl Cgroups {
         };
         Ok(candidates.into_iter().filter(|path| path.is_dir()).collect())
     }
+}
+
+/// Whether the one hierarchy of v2 has a controller, cgroups(7).
+fn has_controller(wanted: &str) -> bool {
+    fs::read_to_string(Path::new(ROOT).join(CONTROLLERS))
+        .is_ok_and(|names| names.split_whitespace().any(|name| name == wanted))
 }
 
 /// Removes a control group with those in it: an init makes some.

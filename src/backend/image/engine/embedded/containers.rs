@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
@@ -107,6 +107,7 @@ impl Containers {
             stdin: spec.stdin,
             memory: spec.memory,
             pids: spec.pids,
+            cpus: spec.cpus,
             network: spec.network,
             read_only_binds: spec.read_only_binds,
             boots_an_os: spec.boots_an_os,
@@ -208,19 +209,4 @@ pub(super) fn new_id() -> io::Result<String> {
         filled += getrandom(&mut bytes[filled..], GetRandomFlags::empty())?;
     }
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// The sizes of all files below a directory.
-pub(super) fn bytes_below(directory: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let found = match entry.metadata() {
-            // A program in the container removed it just now.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            found => found?,
-        };
-        bytes += if found.is_dir() { bytes_below(&entry.path())? } else { found.size() };
-    }
-    Ok(bytes)
 }

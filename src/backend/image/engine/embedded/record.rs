@@ -50,6 +50,8 @@ pub(super) struct Record {
     pub(super) memory: Option<u64>,
     /// Number of processes.
     pub(super) pids: Option<u64>,
+    /// Thousandths of a processor.
+    pub(super) cpus: Option<u32>,
     /// Its network.
     #[serde(deserialize_with = "network")]
     pub(super) network: ContainerNetwork,

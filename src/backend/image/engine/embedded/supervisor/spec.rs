@@ -9,6 +9,7 @@ use super::super::cgroups::Cgroups;
 use super::super::message::Program;
 use super::super::record::Record;
 use super::system_calls;
+use crate::backend::image::engine::{CPU_PERIOD, cpu_quota};
 use crate::config::ContainerNetwork;
 
 /// Docker's default set, without what only makes device files.
@@ -82,7 +83,7 @@ pub(super) fn container(
     if let Value::Object(linux) = &mut linux
         && cgroups.are_usable()
     {
-        linux.insert("resources".to_owned(), resources(record));
+        linux.insert("resources".to_owned(), resources(record, cgroups));
     }
     json!({
         "ociVersion": "1.0.2",
@@ -154,7 +155,7 @@ fn environment(record: &Record, own: &[String], terminal: bool) -> Vec<String> {
     env
 }
 
-fn resources(record: &Record) -> Value {
+fn resources(record: &Record, cgroups: &Cgroups) -> Value {
     let mut resources = json!({ "devices": [{ "allow": false, "access": "rwm" }] });
     let Value::Object(fields) = &mut resources else {
         return resources;
@@ -169,6 +170,11 @@ fn resources(record: &Record) -> Value {
     }
     if let Some(processes) = record.pids {
         fields.insert("pids".to_owned(), json!({ "limit": processes }));
+    }
+    if let Some(quota) = record.cpus.map(cpu_quota)
+        && cgroups.limit_processors()
+    {
+        fields.insert("cpu".to_owned(), json!({ "quota": quota, "period": CPU_PERIOD }));
     }
     resources
 }

@@ -2,15 +2,21 @@
 
 use rustix::fs::Dir;
 
-use super::command::Char;
-use crate::sftp::access::Links;
-use crate::sftp::root::Root;
+use super::access::Links;
+use super::root::Root;
+use crate::shell_words::Char;
 
 /// Where an expansion ends that has no end.
 const MOST_PATHS: usize = 100_000;
 
-/// The paths that a word stands for, sorted; the word itself if there are none. Blocks.
-pub(super) fn expand(root: &Root, word: &[Char]) -> Vec<Vec<u8>> {
+impl Root {
+    /// The paths that a word stands for, sorted; the word itself if there are none. Blocks.
+    pub(crate) fn expand(&self, word: &[Char]) -> Vec<Vec<u8>> {
+        expand(self, word)
+    }
+}
+
+fn expand(root: &Root, word: &[Char]) -> Vec<Vec<u8>> {
     let word = without_tilde(root, word);
     let literal = || vec![word.iter().map(|char| char.byte).collect()];
     if !word.iter().any(|char| is_wildcard(*char)) {
