@@ -235,7 +235,8 @@ pub(super) fn image_defaults(root: &mut Root<'_, '_>) -> ImageDefaults {
         section.warn(
             "network",
             "containers use the host's own network: their programs reach what listens on its \
-             loopback, listen on its addresses, and are not kept apart from each other",
+             loopback, listen on its addresses, and log in here as any account if that is an \
+             open network",
         );
     }
     let defaults = ImageDefaults {

@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::config::HostKeyPolicy;
+use crate::config::{ContainerNetwork, HostKeyPolicy};
 
 mod example;
 mod keys;
@@ -234,4 +234,14 @@ fn hashes_that_everyone_can_read_are_warned_about() {
             path.display()
         )
     );
+}
+
+#[test]
+fn the_hosts_network_for_containers_is_warned_about() {
+    let text = "[image_defaults]\nnetwork = \"host\"\n";
+    assert_eq!(config(text).image_defaults.network, ContainerNetwork::Host);
+    let [warning] = &warnings(text)[..] else { panic!("one warning") };
+    let expected = "gate.toml:2: [image_defaults] network: containers use the host's own network";
+    assert!(warning.starts_with(expected), "{warning}");
+    assert_eq!(warnings("[image_defaults]\nnetwork = true\n"), [""; 0]);
 }

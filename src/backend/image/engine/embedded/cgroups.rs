@@ -21,11 +21,11 @@ const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// What limits need; of v1 also the end of a container.
 const NEEDED: [&str; 2] = ["memory", "pids"];
 const DEVICES: &str = "devices";
+/// The controllers of v2 that are not in use by v1.
+const CONTROLLERS: &str = "cgroup.controllers";
 /// The controller of both versions, and the file of v1 that there is with bandwidth control only.
 const PROCESSORS: &str = "cpu";
 const QUOTA: &str = "cpu.cfs_quota_us";
-/// The controllers of v2 that are not in use by v1.
-const CONTROLLERS: &str = "cgroup.controllers";
 /// Only the freezer of v1 has it.
 const FREEZER: &str = "freezer.state";
 /// What systemd keeps its own groups in, under v1 and under the hybrid.
@@ -63,9 +63,7 @@ impl Cgroups {
             if !is_writable(root) {
                 return Self(Kind::Absent);
             }
-            let controllers = fs::read_to_string(root.join(CONTROLLERS)).unwrap_or_default();
-            let has = |name: &str| controllers.split_whitespace().any(|there| there == name);
-            return Self(Kind::V2 { limits: NEEDED.iter().all(|name| has(name)) });
+            return Self(Kind::V2 { limits: NEEDED.iter().all(|name| has_controller(name)) });
         }
         if !NEEDED.iter().all(|name| is_writable(&root.join(name))) {
             return Self(Kind::Absent);
@@ -73,7 +71,7 @@ impl Cgroups {
         Self(Kind::V1 { devices: is_writable(&root.join(DEVICES)) })
     }
 
-    /// Whether memory and processes can be limited.
+    /// Whether limits of memory and processes can be set.
     pub(super) fn can_limit(self) -> bool {
         matches!(self.0, Kind::V1 { .. } | Kind::V2 { limits: true })
     }
@@ -89,14 +87,16 @@ impl Cgroups {
             let limits = vec![Limit::Memory, Limit::Processes, Limit::Processors];
             return Some(Lack::Limits { limits, reason: "the control groups cannot be written" });
         }
-        let mut limits = Vec::new();
+        let (mut limits, mut reason) = (vec![], "the control groups have no controllers for them");
         if !self.can_limit() {
             limits.extend([Limit::Memory, Limit::Processes]);
         }
         if !self.limit_processors() {
+            if limits.is_empty() {
+                reason = "the control groups of this machine have no bandwidth control";
+            }
             limits.push(Limit::Processors);
         }
-        let reason = "the control groups of this machine have no controllers for them";
         (!limits.is_empty()).then_some(Lack::Limits { limits, reason })
     }
 
@@ -109,8 +109,7 @@ impl Cgroups {
             }
             // Groups have `cpu.max`, their root has not; that bandwidth control was compiled in is
             // taken for granted.
-            Kind::V2 { .. } => fs::read_to_string(Path::new(ROOT).join(CONTROLLERS))
-                .is_ok_and(|names| names.split_whitespace().any(|name| name == PROCESSORS)),
+            Kind::V2 { .. } => has_controller(PROCESSORS),
         }
     }
 
@@ -184,6 +183,12 @@ impl Cgroups {
     }
 }
 
+/// Whether the one hierarchy of v2 has a controller, cgroups(7).
+fn has_controller(wanted: &str) -> bool {
+    fs::read_to_string(Path::new(ROOT).join(CONTROLLERS))
+        .is_ok_and(|names| names.split_whitespace().any(|name| name == wanted))
+}
+
 /// Removes a control group with those in it: an init makes some.
 fn remove_tree(directory: &Path, deadline: Instant) -> io::Result<()> {
     let failed = |error: io::Error| {
@@ -239,18 +244,4 @@ fn kill_in(directory: &Path) -> io::Result<Vec<Pid>> {
         }
     }
     Ok(processes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn without_control_groups_nothing_is_limited() {
-        assert_eq!(
-            Cgroups(Kind::Absent).lack().unwrap().to_string(),
-            "containers have no limits of memory, processes and processor time: the control groups \
-             cannot be written"
-        );
-    }
 }

@@ -235,3 +235,31 @@ fn names(containers: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_earlier_versions_tell_whether_there_is_a_network() {
+        let record = |network: &str| {
+            let text = format!(
+                r#"{{"name":"n","image_id":"i","layers":[],
+                "created":{{"secs_since_epoch":0,"nanos_since_epoch":0}},"labels":{{}},"argv":[],
+                "env":[],"working_dir":"/","hostname":"h","tty":false,"stdin":false,"memory":null,
+                "pids":null,"network":{network},"read_only_binds":[],"boots_an_os":false}}"#
+            );
+            serde_json::from_str::<Record>(&text).unwrap()
+        };
+        for (written, network) in [
+            ("true", ContainerNetwork::Own),
+            ("false", ContainerNetwork::Loopback),
+            ("\"host\"", ContainerNetwork::Host),
+        ] {
+            let read = record(written);
+            assert_eq!(read.network, network);
+            let again = serde_json::to_string(&read).unwrap();
+            assert_eq!(serde_json::from_str::<Record>(&again).unwrap(), read);
+        }
+    }
+}
