@@ -69,6 +69,7 @@ impl Api for DockerApi {
             "os": "linux",
             "config": { "Cmd": ["/bin/sh"], "Labels": { label.0: label.1 } },
             "rootfs": { "type": "layers", "diff_ids": layers },
+            "history": vec![json!({ "created": "2020-01-02T03:04:05Z" }); layers.len()],
         });
         let manifest = json!([{
             "Config": "config.json",

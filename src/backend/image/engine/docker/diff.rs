@@ -45,7 +45,7 @@ mod tests {
     fn only_a_directory_in_which_nothing_is_listed_is_taken_out() {
         let change = |path: &str, kind| Change { path: path.to_owned(), kind };
         let etc = change("/etc", ChangeKind::Modified);
-        assert_eq!(without_podmans_own(&[etc.clone()]), []);
+        assert_eq!(without_podmans_own(std::slice::from_ref(&etc)), []);
         let file = change("/etc/motd", ChangeKind::Modified);
         let both = vec![etc, file];
         assert_eq!(without_podmans_own(&both), both);
