@@ -110,8 +110,10 @@ fn a_device_with_a_login_of_its_own_is_known_from_its_first_login_on() {
         gateway.ssh("pi.camera1").command("echo $(id -un) on $(hostname)").run()
     };
     login(&gateway).expect_success().expect_stdout("pi on camera1\n").expect_stderr("");
-    let copied = gateway.scp("pi.camera1", &["REMOTE:/etc/hostname", "."]);
+    let here = testbed.path("copied").display().to_string();
+    let copied = gateway.scp("pi.camera1", &["REMOTE:/etc/hostname", &here]);
     copied.run().expect_success();
+    assert_eq!(testbed.read("copied"), "camera1\n");
     let default = gateway.ssh("camera1").command("id -un").run();
     default.expect_success().expect_stdout("root\n");
     let nobody = gateway.ssh("ghost.camera1").command("id -un").run().expect_code(255);

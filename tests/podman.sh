@@ -34,6 +34,8 @@ CONF
 printf '{ "default": [{ "type": "insecureAcceptAnything" }] }\n' >"$directory/policy.json"
 export CONTAINERS_CONF="$directory/containers.conf" CONTAINERS_STORAGE_CONF="$directory/storage.conf"
 export TMPDIR="$directory"
+# Here it notes that a container was out of memory.
+cd "$directory"
 podman system service --time 0 "unix://$directory/podman.sock" </dev/null &
 engine=$!
 trap 'kill -TERM "$engine" 2>/dev/null' TERM INT HUP
