@@ -12,6 +12,7 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_tcp_quickack;
 use support::{Engine, Gateway, Terminal, Testbed};
 use tokio::io::AsyncWriteExt;
 use waltgate::backend::image::engine::docker::DockerEngine;
@@ -167,8 +169,15 @@ fn relayed(address: SocketAddr) -> (u16, Receiver<Instant>) {
 }
 
 fn copy(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 32 * 1024];
     // Either end may go first.
-    let _ = std::io::copy(&mut from, &mut to);
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        // As the gateway does: else the client would wait for this program's acknowledgements.
+        let _ = set_tcp_quickack(&from, true);
+        if to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
     let _ = to.shutdown(Shutdown::Write);
 }
 
