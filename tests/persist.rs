@@ -334,8 +334,8 @@ fn a_quota_is_told_by_sftp_scp_and_rsync() {
     fs::remove_file(disk.join("large")).unwrap();
 
     let said = gateway.rsync("rpi1", &[&large, "REMOTE:/persist/large"]).run();
-    // An error of file I/O, rsync(1). Its words are lost now and then, when its own processes end in
-    // another order; over a direct connection as well.
+    // An error of file I/O, rsync(1). Its words are missing now and then: the client may stop before
+    // they come.
     said.expect_code(11);
     gateway.scp("rpi1", &[&small, "REMOTE:/persist/"]).run().expect_success();
 }
