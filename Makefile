@@ -20,7 +20,7 @@ PORT ?= 2222
 demo:
 	.ci/install-packages $$(cat src/demo/packages)
 	cargo build --release --locked
-	@exec target/release/waltgate demo --port $(PORT)
+	@exec cargo run --release --locked --quiet -- demo --port $(PORT)
 
 # Ratios against OpenSSH; docs/performance.md. GROUPS: setup echo bulk files persist sessions
 # connections; EFFORT: --quick or --full.
